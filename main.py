@@ -1,0 +1,312 @@
+"""Pre-train the encoder (phase 1, phase 2), or fine-tune it and test it on every labelled dataset.
+
+python main.py --is_pretrain --kmeans                       phase 1: pseudo-labels are clusters of the inputs
+python main.py --is_pretrain --kmeans --pretrain_output     phase 2: clusters of the encoder's outputs
+python main.py --kmeans                                     fine-tune and test, with against without pre-training
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+
+import data_loader as data
+import utils
+from model import Classifier, Encoder, MultiTask, ProjectedEncoder, embed, transfer
+from stages import align, cluster, pca, score, train
+from stages.batch import SparseRows
+from stages.files import fingerprint
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return utils.run(command, utils.build_parser(__doc__), argv)
+
+
+def command(args: argparse.Namespace) -> None:
+    device = utils.pick_device(args.cuda)
+    utils.seed_everything(args.seed)
+    if args.is_pretrain:
+        pretrain(args, device)
+    else:
+        finetune_and_test(args, device)
+
+
+def datasets(args: argparse.Namespace) -> list[data.Entry]:
+    """The datasets of this run, with their files."""
+    own = data.own_entries(args.np_input, args.ann_input, args.species)
+    if own:
+        return own
+    entries = data.catalogue(
+        args.data_dir, datasets=args.datasets, exclude=args.exclude, species=args.species
+    )
+    labelled = [entry for entry in entries if entry.labelled]
+    if (not args.is_pretrain or args.recipe == "paper") and len(labelled) < len(entries):
+        why = (
+            "the paper recipe pre-trains on labelled datasets only"
+            if args.is_pretrain
+            else "there is nothing to test on"
+        )
+        print(f"{len(entries) - len(labelled)} unlabelled datasets are left out: {why}")
+        if not (entries := labelled):
+            raise ValueError(
+                "no labelled dataset is left; name one with --datasets, or mark it in datasets.csv"
+            )
+    return data.obtain(entries, args.data_dir, base_url=args.base_url, offline=args.offline)
+
+
+def file_values(args: argparse.Namespace) -> dict[str, object]:
+    return {"layer": args.layer, "use_raw": args.use_raw}
+
+
+# -- pre-training ----------------------------------------------------------------------------------------------------
+def pretrain(args: argparse.Namespace, device: torch.device) -> None:
+    """Phase 1, or with --pretrain_output phase 2: cluster every dataset, train one encoder on all of it."""
+    start = (
+        utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list)
+        if args.pretrain_output
+        else None
+    )
+    if start and start.encoder.hidden != args.hid:
+        raise ValueError(
+            f"{args.pretrained_model} has {start.encoder.hidden} hidden units; use --hid {start.encoder.hidden}"
+        )
+    entries = datasets(args)
+    cache = data.cache_in(args.data_dir, args.cache_dir)
+    named = data.gene_names(entries, data.orthologs(args.data_dir, offline=args.offline), **file_values(args))
+    species = [names.entry.species for names in named]
+    genes = start.genes if start else align.vocabulary([names.genes for names in named], species)
+    if not genes:
+        raise ValueError("the datasets share no gene: " + "; ".join(
+            f"{names.entry.name} ({names.entry.species}): {', '.join(names.genes[:3])}" for names in named[:6])
+            + ". Are these gene symbols, and is the species right (--species)?")  # fmt: skip
+    of = "the checkpoint" if start else "the corpus"
+    for names in named:
+        data.report_overlap(names, genes, of)
+    genes_hash = fingerprint(genes)
+    matrices = [data.aligned(names, genes, cache, genes_hash, **file_values(args)) for names in named]
+    cells = sum(matrix.shape[0] for matrix in matrices)
+    print(f"{len(named)} datasets, {cells:,} cells, {len(genes):,} genes ({', '.join(sorted(set(species)))})")
+
+    method = "kmeans" if args.kmeans else "agglomerative"
+    begin = time.perf_counter()
+    encoder = start.encoder.to(device) if start else None
+    labels = [pseudo_labels(names, matrix, encoder, start, cache, genes_hash, method, args, device)
+              for names, matrix in zip(named, matrices, strict=True)]  # fmt: skip
+    partitions = [[int(column.max()) + 1 for column in targets.T] for targets in labels]
+    print(f"pseudo-labels by {method} of the {'encoder outputs' if start else 'inputs'}: "
+          f"{sum(map(sum, partitions)):,} clusters in {time.perf_counter() - begin:.1f} s")  # fmt: skip
+
+    utils.seed_everything(args.seed)
+    encoder = encoder or Encoder(len(genes), args.hid)
+    if args.pca_pt:
+        components, centre = pca.components(log1p_sample(matrices, args.seed), args.pca_dim, seed=args.seed)
+        projected = ProjectedEncoder(torch.from_numpy(components), torch.from_numpy(centre), args.hid).to(
+            device
+        )
+        encoder = projected.start_from(encoder.to(device)) if start else projected
+    model = MultiTask(encoder, partitions).to(device)
+    tasks = [train.Task(names.entry.name, SparseRows(matrix, device, log1p=True), torch.from_numpy(targets).to(device))
+             for names, matrix, targets in zip(named, matrices, labels, strict=True)]  # fmt: skip
+
+    settings = {name: getattr(args, name) for name in (
+        "avg_cluster_num", "batch_num", "pt_lr", "pt_patience", "hid", "seed", "kmeans", "pca_pt", "pca_dim")}  # fmt: skip
+    identity = fingerprint("paper", settings, genes_hash, [data.stamp_of(names.entry.path) for names in named],
+                           start.identity() if start else None, device.type)  # fmt: skip
+    progress = train_with_state(model, tasks, args, identity)
+
+    encoder = model.encoder.folded() if args.pca_pt else model.encoder
+    phase = start.phase + 1 if start else 1
+    utils.save_checkpoint(args.save_model, utils.Checkpoint(
+        encoder, genes, recipe=args.recipe, phase=phase, species=sorted(set(species)),
+        datasets=[names.entry.name for names in named], settings=settings | {"pt_epoch": args.pt_epoch},
+        history=(start.history if start else []) + progress.history))  # fmt: skip
+    utils.state_path(args.save_model).unlink(missing_ok=True)
+    print(f"phase {phase}: {progress.epoch} epochs, lowest loss {progress.best_loss:.4f}; {args.save_model} written\n"
+          f"next: python main.py --kmeans --data_dir {args.data_dir} --pretrained_model {args.save_model}")  # fmt: skip
+
+
+def pseudo_labels(
+    names: data.Names, matrix: csr_matrix, encoder: Encoder | None, start: utils.Checkpoint | None, cache: data.Cache,
+    genes_hash: str, method: str, args: argparse.Namespace, device: torch.device,
+) -> np.ndarray:  # fmt: skip
+    """The clusters (N, 3) of one dataset, from the cache where they are there: of raw counts, or of encoder outputs."""
+    sizes = cluster.partition_sizes(matrix.shape[0], args.avg_cluster_num)
+
+    def make() -> dict[str, np.ndarray]:
+        points = (
+            matrix if device.type == "cpu" else SparseRows(matrix, device)
+        )  # phase 1: raw counts, as published
+        if encoder is not None:
+            points = embed(encoder, SparseRows(matrix, device, log1p=True))  # (N, H)
+            points = points.numpy() if device.type == "cpu" else points
+        return {"labels": cluster.pseudo_labels(points, sizes, method=method, seed=args.seed)}
+
+    entry = names.entry
+    key = (str(entry.path.resolve()), data.stamp_of(entry.path), genes_hash, entry.species, args.layer, args.use_raw,
+           start.identity() if start else None, method, sizes, args.seed, device.type)  # fmt: skip
+    return np.array(cache.arrays("labels", entry.name, key, make)["labels"])
+
+
+def train_with_state(
+    model: MultiTask, tasks: list[train.Task], args: argparse.Namespace, identity: str
+) -> train.Progress:
+    """Train; after every epoch the state is on disk, and with --resume the run goes on from there."""
+    optimizer = torch.optim.Adam(
+        (p for p in model.parameters() if p.requires_grad), lr=args.pt_lr, fused=True
+    )
+    path = utils.state_path(args.save_model)
+    progress = train.Progress()
+    if args.resume:
+        state = utils.load_state(path, identity)
+        if state:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            progress = train.Progress(**state["progress"])
+            print(f"resumed after epoch {progress.epoch} from {path}")
+        else:
+            print(f"nothing to resume ({path} is not there): starting from the beginning")
+
+    def save(progress: train.Progress) -> None:
+        utils.save_state(path, {"identity": identity, "model": model.state_dict(),
+                                "optimizer": optimizer.state_dict(), "progress": vars(progress)})  # fmt: skip
+
+    return train.pretrain(model, tasks, optimizer, epochs=args.pt_epoch, steps=args.batch_num, patience=args.pt_patience,
+                          seed=args.seed, progress=progress, after_epoch=save)  # fmt: skip
+
+
+def log1p_sample(matrices: Sequence[csr_matrix], seed: int) -> csr_matrix:
+    """Cells of all datasets in proportion, at most as many as a PCA is fitted on, log1p of the counts."""
+    from scipy.sparse import vstack
+
+    cells = sum(matrix.shape[0] for matrix in matrices)
+    share, rng = min(1.0, pca.SAMPLE / cells), np.random.default_rng(seed)
+    parts = [matrix[np.sort(rng.choice(matrix.shape[0], max(1, int(share * matrix.shape[0])), replace=False))]
+             for matrix in matrices]  # fmt: skip
+    return vstack(parts, format="csr").log1p()
+
+
+# -- fine-tuning and testing -----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Prepared:
+    """One labelled dataset, ready for its splits."""
+
+    names: data.Names
+    genes: list[str]  # the columns of `counts`: each of the dataset's own genes once
+    counts: csr_matrix  # (M, G) raw, labelled cells only
+    types: data.Types
+
+
+def prepare(entry: data.Entry, table: dict[str, str], args: argparse.Namespace) -> Prepared:
+    [names] = data.gene_names([entry], table, **file_values(args))
+    cells = data.load(names.entry, label_key=args.label_key, **file_values(args))
+    types = data.cell_types(cells, label_key=args.label_key)
+    if len(types.rows) < len(cells.cells):
+        print(f"{entry.name}: {len(cells.cells) - len(types.rows):,} cells without a label are left out")
+    used = [column for column, gene in enumerate(names.genes) if gene]
+    genes = [names.genes[column] for column in used]
+    return Prepared(names, genes, cells.counts[types.rows][:, used], types)
+
+
+def finetune_and_test(args: argparse.Namespace, device: torch.device) -> None:
+    """Both arms on every labelled dataset, the same split and the same first weights for both; then the table."""
+    checkpoint = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list)
+    if checkpoint.encoder.hidden != args.hid:
+        raise ValueError(f"{args.pretrained_model} has {checkpoint.encoder.hidden} hidden units; use --hid "
+                         f"{checkpoint.encoder.hidden}")  # fmt: skip
+    entries = datasets(args)
+    table = data.orthologs(args.data_dir, offline=args.offline)
+    csv_path = args.save_result.with_suffix(".csv")
+    seeds = [args.seed + repeat for repeat in range(args.fold1 * args.fold2)]
+    wanted, kept = {}, 0
+    for entry in entries:
+        runs = {
+            (arm, seed): run_identity(entry, arm, checkpoint, args) for arm in utils.ARMS for seed in seeds
+        }
+        results = utils.read_results(csv_path)
+        of_entry = results[results["dataset"] == entry.name]
+        done = {(row.arm, row.seed): row.run for row in of_entry.itertuples()}
+        wanted |= {(entry.name, *which): run for which, run in runs.items()}
+        todo = {which: run for which, run in runs.items() if done.get(which) != run}
+        kept += len(runs) - len(todo)
+        if not todo:
+            continue
+        dataset = prepare(entry, table, args)
+        data.report_overlap(dataset.names, checkpoint.genes, "the checkpoint")
+        for seed in sorted({seed for _, seed in todo}):
+            parts = data.split(len(dataset.types.rows), seed=seed, per_train=args.per_train, per_val=args.per_val,
+                               most=args.max_tr_num)  # fmt: skip
+            data.report_rare_types(entry.name, dataset.types, parts)
+            for arm in utils.ARMS:
+                if (arm, seed) in todo:
+                    row = test_arm(dataset, arm, checkpoint, parts, seed, args, device) | {
+                        "run": todo[arm, seed]
+                    }
+                    utils.write_result(csv_path, row)
+                    print(f"{entry.name}, {arm}, seed {seed}: accuracy {row['accuracy']:.3f}, kappa {row['kappa']:.3f}, "
+                          f"macro F1 {row['macro_f1']:.3f} on {row['n_test']:,} cells in {row['seconds']:.1f} s")  # fmt: skip
+    if kept:
+        print(f"{kept} of {len(wanted)} runs were in {csv_path} already and are kept")
+    results = utils.read_results(csv_path)
+    mine = [wanted.get((row.dataset, row.arm, row.seed)) == row.run for row in results.itertuples()]
+    utils.write_published(args.save_result, results[mine])
+    print_table(results[mine])
+    print(f"{csv_path} and {args.save_result} written")
+
+
+def run_identity(entry: data.Entry, arm: str, checkpoint: utils.Checkpoint, args: argparse.Namespace) -> str:
+    """A hash of all that a result depends on, but for its seed: a result made otherwise is made again."""
+    settings = {name: getattr(args, name) for name in (
+        "ft_epoch", "ft_lr", "ft_batch_size", "per_train", "per_val", "patience", "max_tr_num", "pca_ft", "pca_dim", "hid",
+        "label_key", "layer", "use_raw", "species")}  # fmt: skip
+    weights = checkpoint.identity() if arm == utils.ARMS[0] else None
+    return fingerprint("finetune", settings, weights, entry.species, data.stamp_of(entry.path))
+
+
+def test_arm(
+    dataset: Prepared, arm: str, checkpoint: utils.Checkpoint, parts: data.Split, seed: int, args: argparse.Namespace,
+    device: torch.device,
+) -> dict[str, object]:  # fmt: skip
+    """Fine-tune one arm on the training cells of a split; its row of the result table, scored on the test cells."""
+    begin = time.perf_counter()
+    torch.manual_seed(seed)  # both arms begin with the same classifier
+    encoder: Encoder | ProjectedEncoder = Encoder(len(dataset.genes), args.hid)
+    model = Classifier(encoder, len(dataset.types.classes))
+    if arm == utils.ARMS[0]:
+        transfer(encoder, dataset.genes, checkpoint.encoder, checkpoint.genes)
+    if args.pca_ft:
+        fitted = pca.components(dataset.counts[parts.train].log1p(), args.pca_dim, seed=seed)
+        model.encoder = ProjectedEncoder(*map(torch.from_numpy, fitted), args.hid).start_from(encoder)
+    model.to(device)
+    labels = torch.from_numpy(dataset.types.labels).to(device)
+    train_cells, validation_cells = (
+        train.Labelled(SparseRows(dataset.counts[rows], device, log1p=True), labels[torch.from_numpy(rows)])
+        for rows in (parts.train, parts.validation)
+    )
+    train.finetune(model, train_cells, validation_cells, epochs=args.ft_epoch, lr=args.ft_lr, batch=args.ft_batch_size,
+                   patience=args.patience, seed=seed)  # fmt: skip
+    outputs = train.predict(model, SparseRows(dataset.counts[parts.test], device, log1p=True))  # (n_test, L)
+    row = {"dataset": dataset.names.entry.name, "arm": arm, "seed": seed, "n_train": len(parts.train),
+           "n_test": len(parts.test)}  # fmt: skip
+    row |= score.scores(dataset.types.labels[parts.test], outputs)
+    return row | {"seconds": time.perf_counter() - begin}
+
+
+def print_table(results) -> None:
+    """Mean per arm over datasets, datasets won / tied / lost, Wilcoxon signed-rank p; a dataset's repeats count once."""
+    means = results.groupby(["dataset", "arm"])[list(score.METRICS)].mean().unstack("arm")
+    first, second = utils.ARMS
+    print(f"\n{len(means)} datasets{'':<12}{first:>12}{second:>22}{'won/tied/lost':>16}{'p':>10}")
+    for metric in score.METRICS:
+        both = score.compare(means[metric][first].to_numpy(), means[metric][second].to_numpy())
+        counts = f"{both.won}/{both.tied}/{both.lost}"
+        print(f"{metric:<22}{both.first:>12.4f}{both.second:>22.4f}{counts:>16}{both.p:>10.3g}")
+    print()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,143 @@
+"""Networks: the encoder, its multi-task heads, the classifier; transfer by gene name; the one way to embed cells."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor, nn
+
+from stages.batch import SparseRows
+
+CLASSIFIER_HIDDEN = 100  # published width of the layer between the encoder and the types
+
+
+class Encoder(nn.Module):
+    """One linear layer, genes -> hidden; whoever trains it applies a sigmoid to its output, as published."""
+
+    def __init__(self, genes: int, hidden: int):
+        super().__init__()
+        self.linear = nn.Linear(genes, hidden)
+
+    @property
+    def hidden(self) -> int:
+        return self.linear.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)  # (B, H)
+
+
+class ProjectedEncoder(nn.Module):
+    """An encoder that sees D principal components of the cells; a linear map still, so it folds into an Encoder."""
+
+    def __init__(self, components: Tensor, centre: Tensor, hidden: int):
+        """`components` (D, G) and `centre` (G,) of a PCA; both stay as they are in training."""
+        super().__init__()
+        self.register_buffer("components", components)
+        self.register_buffer("centre", centre)
+        self.linear = nn.Linear(len(components), hidden)
+
+    @property
+    def hidden(self) -> int:
+        return self.linear.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear((x - self.centre) @ self.components.T)  # (B, H)
+
+    @torch.no_grad()
+    def start_from(self, encoder: Encoder) -> "ProjectedEncoder":
+        """Take over what `encoder` does on the span of the components."""
+        weight = encoder.linear.weight
+        self.linear.weight.copy_(weight @ self.components.T)
+        self.linear.bias.copy_(encoder.linear.bias + weight @ self.centre)
+        return self
+
+    @torch.no_grad()
+    def folded(self) -> Encoder:
+        """The same map as one layer on genes: W z + b with z = (x - centre) C' is (W C) x + (b - W C centre)."""
+        encoder = Encoder(self.components.shape[1], self.hidden).to(self.centre.device)
+        weight = self.linear.weight @ self.components  # (H, G)
+        encoder.linear.weight.copy_(weight)
+        encoder.linear.bias.copy_(self.linear.bias - weight @ self.centre)
+        return encoder
+
+
+class MultiTask(nn.Module):
+    """An encoder with a head for every partition of every dataset.
+
+    `partitions` lists, for each dataset, the number of clusters K of its partitions. A dataset's heads are one linear
+    layer whose outputs are split by partition: the same numbers as a layer each, in one product.
+    """
+
+    def __init__(
+        self, encoder: Encoder | ProjectedEncoder, partitions: Sequence[Sequence[int]], *, squash: bool = True
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.partitions = [list(sizes) for sizes in partitions]
+        self.heads = nn.ModuleList(nn.Linear(encoder.hidden, sum(sizes)) for sizes in self.partitions)
+        self.squash = squash  # the published sigmoid on the logits, before cross-entropy
+
+    def forward(self, x: Tensor, sizes: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
+        """The loss of a batch of all datasets: `x` (B, G), rows per dataset, targets (n_i, P) each.
+
+        Cross-entropy, averaged over a dataset's rows, summed over partitions and datasets (as published).
+        """
+        h = torch.sigmoid(self.encoder(x))  # (B, H): every dataset in one pass
+        loss = x.new_zeros(())
+        for rows, head, clusters, target in zip(
+            h.split(list(sizes)), self.heads, self.partitions, targets, strict=True
+        ):
+            logits = head(rows)  # (n_i, sum of K)
+            if self.squash:
+                logits = torch.sigmoid(logits)
+            for part, column in zip(logits.split(clusters, dim=1), target.unbind(dim=1), strict=True):
+                loss = loss + nn.functional.cross_entropy(part, column)
+        return loss
+
+
+class Classifier(nn.Module):
+    """sigmoid(encoder) -> linear 100 -> sigmoid -> one logit a type, as published."""
+
+    def __init__(self, encoder: Encoder | ProjectedEncoder, types: int):
+        super().__init__()
+        self.encoder = encoder
+        self.middle = nn.Linear(encoder.hidden, CLASSIFIER_HIDDEN)
+        self.out = nn.Linear(CLASSIFIER_HIDDEN, types)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.sigmoid(self.encoder(x))  # (B, H)
+        return self.out(torch.sigmoid(self.middle(h)))  # (B, L)
+
+
+@torch.no_grad()
+def transfer(target: Encoder, genes: Sequence[str], source: Encoder, source_genes: Sequence[str]) -> int:
+    """Copy into `target` the columns of `source` for the genes both know, and the bias; returns how many genes.
+
+    `genes` and `source_genes` name the columns of the two. Genes the source does not know keep their random start.
+    Raises ValueError when the two differ in hidden units.
+    """
+    if target.hidden != source.hidden:
+        raise ValueError(f"the checkpoint has {source.hidden} hidden units, this run asks for {target.hidden}; "
+                         f"use --hid {source.hidden}")  # fmt: skip
+    column_of = {gene: column for column, gene in enumerate(source_genes)}
+    known = [(place, column_of[gene]) for place, gene in enumerate(genes) if gene in column_of]
+    if known:
+        places, columns = (torch.tensor(side) for side in zip(*known, strict=True))
+        target.linear.weight[:, places] = source.linear.weight[:, columns]
+    target.linear.bias.copy_(source.linear.bias)
+    return len(known)
+
+
+@torch.no_grad()
+def embed(encoder: nn.Module, cells: SparseRows, *, batch: int = 4096) -> Tensor:
+    """The encoder's linear output (N, H) for cells whose columns are the encoder's genes, on the cells' device."""
+    encoder.eval()
+    parts = [encoder(cells[start : start + batch]) for start in range(0, len(cells), batch)]
+    return torch.cat(parts)
+
+
+def embed_counts(encoder: nn.Module, counts: csr_matrix, *, log1p: bool = True) -> np.ndarray:
+    """`embed` for a csr matrix (N, G), as numpy (N, H): counts, or with log1p=False values normalised already."""
+    device = next(encoder.parameters()).device
+    return embed(encoder, SparseRows(counts, device, log1p=log1p)).cpu().numpy()

@@ -1,0 +1,48 @@
+"""Cells in CSR on a device; they become dense for the rows of a batch, here and nowhere else."""
+
+import warnings
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+
+
+class SparseRows:
+    """A csr matrix (N, G) whose three arrays went to `device` once; `rows[index]` is a dense (B, G) tensor there.
+
+    On the CPU the arrays are the matrix's own, memory-mapped ones too: nothing is copied. With `log1p=True` the
+    batches hold log(1 + value), which keeps zeros zero.
+    """
+
+    def __init__(self, counts: csr_matrix, device: torch.device | str = "cpu", *, log1p: bool = False):
+        self.shape = counts.shape
+        self.device = torch.device(device)
+        self.log1p = log1p
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # we only ever read
+            self._start = torch.from_numpy(counts.indptr.astype(np.int64)).to(self.device)
+            self._columns = torch.from_numpy(np.asarray(counts.indices)).to(self.device)
+            self._values = torch.from_numpy(np.asarray(counts.data)).to(self.device)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: torch.Tensor | slice) -> torch.Tensor:
+        if isinstance(rows, slice):
+            rows = torch.arange(*rows.indices(len(self)), device=self.device)
+        return self.fill(rows, torch.empty(len(rows), self.shape[1], device=self.device))
+
+    def fill(self, rows: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Write the cells `rows` (B,) into `out` (B, G), a slice of a larger batch for instance."""
+        out.zero_()
+        rows = rows.to(self.device)
+        start = self._start[rows]
+        length = self._start[rows + 1] - start
+        first = torch.cumsum(length, 0) - length  # where each row's entries begin in this batch
+        entry = torch.arange(int(length.sum()), device=self.device)
+        entry += torch.repeat_interleave(start - first, length)
+        place = torch.repeat_interleave(torch.arange(len(rows), device=self.device) * self.shape[1], length)
+        place += self._columns[entry]
+        values = self._values[entry]
+        out.view(-1)[place] = torch.log1p(values) if self.log1p else values
+        return out

@@ -1,0 +1,163 @@
+"""k-means (or a tree) of one dataset at three granularities: its pseudo-labels."""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.linalg import cholesky
+from scipy.linalg.blas import ssyrk
+from scipy.sparse import csr_matrix, issparse
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
+
+ITERATIONS = 20  # Lloyd iterations, as published
+ROTATE_UP_TO = 12_000  # cells: an (N, N) float64 matrix is then 1.2 GB
+TREE_UP_TO = 10_000  # cells: the tree needs all their pairwise distances, 0.4 GB
+
+
+class RowsOnDevice(Protocol):
+    """What `lloyd` reads: a tensor, or sparse rows on a device that give a dense tensor for a slice."""
+
+    shape: tuple[int, int]
+
+    def __getitem__(self, rows: slice) -> torch.Tensor: ...
+
+
+def partition_sizes(cells: int, cells_per_cluster: int = 100) -> tuple[int, int, int]:
+    """Clusters of the three published partitions, n//a, n//(a//2) and n//(2a)+1: at least 2, at most one a cell."""
+    half = max(1, cells_per_cluster // 2)
+    sizes = (cells // cells_per_cluster, cells // half, cells // (2 * cells_per_cluster) + 1)
+    return tuple(min(max(2, size), cells) for size in sizes)
+
+
+def pseudo_labels(points: np.ndarray | csr_matrix | RowsOnDevice, sizes: tuple[int, ...], *, method: str = "kmeans",
+                  seed: int = 0) -> np.ndarray:  # fmt: skip
+    """Cluster `points` (N, D) once for every number in `sizes`; returns (N, len(sizes)) int64.
+
+    `points` is a numpy or csr matrix (scikit-learn, on the CPU) or rows on a device (torch, where they are).
+    `method` is "kmeans" (random start, 20 Lloyd iterations, one run: the published setting) or "agglomerative"
+    (Ward's tree cut at each size). Raises ValueError for another method.
+    """
+    if method == "agglomerative":
+        return _tree(points, sizes, seed)
+    if method != "kmeans":
+        raise ValueError(f"no clustering method is called {method!r}; there are kmeans and agglomerative")
+    if not isinstance(points, np.ndarray) and not issparse(points):
+        return lloyd(points, sizes, seed=seed).cpu().numpy()
+    if issparse(points) and points.shape[0] < min(points.shape[1], ROTATE_UP_TO):
+        points = rotate(points)  # (N, N)
+    return np.stack([_sklearn(points, size, seed) for size in sizes], axis=1).astype(np.int64)
+
+
+def _sklearn(points: np.ndarray | csr_matrix, size: int, seed: int) -> np.ndarray:
+    if size >= points.shape[0]:
+        return np.arange(points.shape[0])
+    kmeans = KMeans(size, init="random", n_init=1, max_iter=ITERATIONS, tol=0.0, random_state=seed)
+    # The sum of two threads' partial sums does not depend on who was first; that of three does.
+    with threadpool_limits(limits=2, user_api="openmp"):
+        return kmeans.fit_predict(points)
+
+
+def rotate(points: csr_matrix) -> np.ndarray:
+    """Points (N, D) in the N dimensions they span: (N, N) float32 with the same pairwise distances, for N < D.
+
+    The Cholesky factor L of the Gram matrix of the centred points has the inner products of the points themselves,
+    so k-means sees the same geometry; a diagonal 1e-9 of the mean one makes room for cells that are equal.
+    """
+    points = points.tocsc()
+    cells = points.shape[0]
+    gram = np.zeros((cells, cells))
+    for start in range(0, points.shape[1], 2048):
+        block = np.asfortranarray(
+            points[:, start : start + 2048].toarray(order="F"), dtype=np.float32
+        )  # (N, 2048)
+        gram += ssyrk(1.0, block, lower=1)  # the lower triangle, in float32; the sum over blocks in float64
+    mean = (
+        np.tril(gram).sum(axis=1) + np.tril(gram, -1).sum(axis=0)
+    ) / cells  # row means of the whole matrix
+    gram += mean.mean() - mean[:, None] - mean[None, :]
+    diagonal = np.arange(cells)
+    gram[diagonal, diagonal] += 1e-9 * gram[diagonal, diagonal].mean() + np.finfo(np.float32).tiny
+    return _factor(gram).astype(np.float32)
+
+
+def _factor(gram: np.ndarray) -> np.ndarray:
+    try:
+        return np.tril(cholesky(gram, lower=True, check_finite=False))
+    except np.linalg.LinAlgError:  # many equal cells: float32 sums left a slightly negative eigenvalue
+        values, vectors = np.linalg.eigh(gram, UPLO="L")
+        return vectors * np.sqrt(np.clip(values, 0, None))
+
+
+def lloyd(points: RowsOnDevice, sizes: tuple[int, ...], *, seed: int = 0, batch: int = 8192) -> torch.Tensor:
+    """The same k-means in torch, where `points` (N, D) are: all partitions in one pass over the rows an iteration.
+
+    Returns (N, len(sizes)) int64. A cluster that loses its last cell keeps its centre.
+    """
+    cells, width = points.shape
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.cat([torch.randperm(cells, generator=generator)[:size] for size in sizes])
+    example = points[0:1]
+    centres = torch.empty(len(start), width, device=example.device, dtype=example.dtype)  # (sum K, D)
+    for place, row in enumerate(start.tolist()):
+        centres[place] = points[row : row + 1][0]
+    offsets = torch.tensor([0, *np.cumsum(sizes)], device=centres.device)
+    labels = torch.zeros(cells, len(sizes), dtype=torch.int64, device=centres.device)
+    for iteration in range(ITERATIONS + 1):  # the last pass only assigns
+        total, count = torch.zeros_like(centres), torch.zeros(len(centres), device=centres.device)
+        previous = labels.clone()
+        norm = centres.square().sum(dim=1)
+        for first in range(0, cells, batch):
+            x = points[first : first + batch]  # (B, D)
+            distance = norm - 2 * x @ centres.T  # (B, sum K), up to a constant a row
+            for column, part in enumerate(distance.split(list(sizes), dim=1)):
+                nearest = part.argmin(dim=1)
+                labels[first : first + batch, column] = nearest
+                total.index_add_(0, nearest + offsets[column], x)
+                count.index_add_(0, nearest + offsets[column], torch.ones_like(nearest, dtype=count.dtype))
+        if iteration == ITERATIONS or (iteration and torch.equal(labels, previous)):
+            break
+        centres = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], centres)
+    return labels
+
+
+def _tree(points: np.ndarray | csr_matrix | RowsOnDevice, sizes: tuple[int, ...], seed: int) -> np.ndarray:
+    """Ward's tree cut at each size; beyond TREE_UP_TO cells that of a sample, the others join the nearest mean."""
+    cells = points.shape[0]
+    sample = np.arange(cells)
+    if cells > TREE_UP_TO:
+        sample = np.sort(np.random.default_rng(seed).choice(cells, TREE_UP_TO, replace=False))
+    tree = linkage(_dense(points, sample), method="ward")
+    columns = []
+    for size in sizes:
+        of_sample = fcluster(tree, size, criterion="maxclust") - 1
+        columns.append(of_sample if len(sample) == cells else _nearest_mean(points, sample, of_sample))
+    return np.stack(columns, axis=1).astype(np.int64)
+
+
+def _dense(points: np.ndarray | csr_matrix | RowsOnDevice, rows: np.ndarray) -> np.ndarray:
+    if issparse(points):
+        taken = points[rows]
+        return rotate(taken) if len(rows) < points.shape[1] else taken.toarray()
+    if isinstance(points, np.ndarray):
+        return points[rows]
+    return torch.cat([points[int(row) : int(row) + 1] for row in rows]).cpu().numpy()
+
+
+def _nearest_mean(
+    points: np.ndarray | csr_matrix | RowsOnDevice, sample: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+    member = csr_matrix((np.ones(len(sample), np.float32), (labels, np.arange(len(sample)))))
+    member = member.multiply(1 / member.sum(axis=1)).tocsr()
+    nearest = []
+    if issparse(points):
+        means = (member @ points[sample]).toarray()  # (K, D)
+    else:
+        means = member @ _dense(points, sample)
+    norm = np.square(means).sum(axis=1)
+    for start in range(0, points.shape[0], 4096):
+        block = points[start : start + 4096]
+        product = block @ means.T if not torch.is_tensor(block) else block.cpu().numpy() @ means.T
+        nearest.append((norm - 2 * product).argmin(axis=1))
+    return np.concatenate(nearest)

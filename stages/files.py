@@ -1,0 +1,116 @@
+"""Files that appear whole or not at all, and a cache of arrays keyed by what they were made from."""
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+CACHE_VERSION = 1  # raise it when what a cached array means changes: older entries are then never found
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Yield a `.part` path beside `path`; it takes the name `path` only if the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        raise OSError(
+            f"{path} could not be written ({error.strerror or error}); what was there is intact"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def fingerprint(*parts: object) -> str:
+    """A short hash of anything JSON can spell; the same parts give the same hash on every machine."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stamp(path: Path) -> tuple[str, int, int]:
+    """What identifies a version of a file without reading it: name, size in bytes, modification time in ns."""
+    status = path.stat()
+    return path.name, status.st_size, status.st_mtime_ns
+
+
+def writable(folder: Path) -> bool:
+    """Whether files may be made in `folder` (or in its nearest existing parent).
+
+    A folder whose write bits are all off counts as read-only for root too, who could write there all the same.
+    """
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return os.access(folder, os.W_OK) and bool(
+        folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+    )
+
+
+class Cache:
+    """Arrays on disk, one folder an entry; `folder=None` keeps nothing and makes everything anew."""
+
+    def __init__(self, folder: Path | None):
+        self.folder = folder
+
+    def arrays(
+        self, kind: str, name: str, key: tuple, make: Callable[[], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
+        """The arrays made by `make()`, read back memory-mapped where an entry with this very key is on disk."""
+        if self.folder is None:
+            return make()
+        entry = self.folder / f"{kind}-{name}-{fingerprint(CACHE_VERSION, kind, name, key)}"
+        if not entry.is_dir():
+            self._write(entry, make())
+        try:
+            return {path.stem: np.load(path, mmap_mode="r") for path in sorted(entry.glob("*.npy"))}
+        except (OSError, ValueError, EOFError):  # damaged from outside: make it again
+            shutil.rmtree(entry, ignore_errors=True)
+            self._write(entry, arrays := make())
+            return arrays
+
+    def _write(self, entry: Path, arrays: dict[str, np.ndarray]) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(prefix=f"{entry.name}.", suffix=".part", dir=self.folder))
+        except OSError as error:
+            raise OSError(f"the cache folder {self.folder} cannot be written ({error.strerror}); "
+                          "name another with --cache_dir") from error  # fmt: skip
+        try:
+            for name, array in arrays.items():
+                np.save(part / f"{name}.npy", array)
+            try:
+                os.rename(part, entry)
+            except OSError:  # another run was first, with the same content
+                if not entry.is_dir():
+                    raise
+        except OSError as error:
+            raise OSError(f"the cache entry {entry} could not be written ({error.strerror or error}); free some "
+                          "space, or name another folder with --cache_dir") from error  # fmt: skip
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def matrix(self, kind: str, name: str, key: tuple, make: Callable[[], csr_matrix]) -> csr_matrix:
+        """The same for one csr matrix; read back, its arrays stay on disk until their rows are asked for."""
+
+        def parts() -> dict[str, np.ndarray]:
+            counts = make()
+            return {"data": counts.data, "indices": counts.indices, "indptr": counts.indptr,
+                    "shape": np.array(counts.shape)}  # fmt: skip
+
+        found = self.arrays(kind, name, key, parts)
+        shape = tuple(int(size) for size in found["shape"])
+        counts = csr_matrix(shape, dtype=np.float32)
+        counts.data, counts.indices, counts.indptr = found["data"], found["indices"], found["indptr"]
+        return counts

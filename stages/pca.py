@@ -1,0 +1,19 @@
+"""Principal components of sparse cells, without making them dense."""
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from sklearn.decomposition import PCA
+
+SAMPLE = 20_000  # cells: components are fitted on at most so many
+
+
+def components(x: csr_matrix, dimensions: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The first components (D, G) and the mean (G,) of cells `x` (N, G), float32; D is at most min(N, G) - 1.
+
+    Fitted on a sample of 20,000 cells where there are more.
+    """
+    if x.shape[0] > SAMPLE:
+        x = x[np.sort(np.random.default_rng(seed).choice(x.shape[0], SAMPLE, replace=False))]
+    dimensions = max(1, min(dimensions, min(x.shape) - 1))
+    pca = PCA(dimensions, svd_solver="arpack", random_state=seed).fit(x)
+    return pca.components_.astype(np.float32), pca.mean_.astype(np.float32)

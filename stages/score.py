@@ -1,0 +1,79 @@
+"""How good a prediction is: accuracy, kappa, F1, AUPRC, AUROC, and two arms compared over datasets."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import wilcoxon
+from sklearn.metrics import (
+    accuracy_score,
+    auc,
+    cohen_kappa_score,
+    f1_score,
+    precision_recall_curve,
+    roc_auc_score,
+)
+
+METRICS = ("accuracy", "kappa", "macro_f1", "auprc", "auroc")
+
+
+def scores(labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+    """The five metrics of a test set: `labels` (N,) ints, `outputs` (N, L) probabilities or decision values.
+
+    Macro F1, AUPRC (trapezoid under the precision-recall curve) and AUROC are means over the types present among
+    `labels`. A type that every cell has leaves nothing to rank: it counts as 1 where it is predicted, in AUPRC as in
+    AUROC, so that no metric is ever NaN. Raises ValueError for an empty test set or outputs that are not finite.
+    """
+    if not len(labels):
+        raise ValueError(
+            "there is no test cell to score; leave more cells for testing (--per_train, --per_val)"
+        )
+    if not np.isfinite(outputs).all():
+        raise ValueError(
+            "the classifier's outputs are not finite: training diverged; lower the learning rate"
+        )
+    predicted = outputs.argmax(axis=1)
+    present = np.unique(labels)
+    areas = [_areas(labels == kind, outputs[:, kind]) for kind in present]
+    auprc, auroc = np.mean(areas, axis=0)
+    with np.errstate(invalid="ignore"):
+        kappa = (
+            cohen_kappa_score(labels, predicted) if len(present) > 1 else float((labels == predicted).mean())
+        )
+    return {
+        "accuracy": float(accuracy_score(labels, predicted)),
+        "kappa": float(np.nan_to_num(kappa)),
+        "macro_f1": float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0)),
+        "auprc": float(auprc),
+        "auroc": float(auroc),
+    }
+
+
+def _areas(is_kind: np.ndarray, score: np.ndarray) -> tuple[float, float]:
+    if is_kind.all():
+        return 1.0, 1.0
+    precision, recall, _ = precision_recall_curve(is_kind, score)
+    return float(auc(recall, precision)), float(roc_auc_score(is_kind, score))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of two arms over datasets; `p` is that of the two-sided Wilcoxon signed-rank test."""
+
+    first: float
+    second: float
+    won: int
+    tied: int
+    lost: int
+    p: float
+
+
+def compare(first: np.ndarray, second: np.ndarray, *, tie: float = 5e-4) -> Comparison:
+    """Compare two arms dataset by dataset, (D,) against (D,); a difference below `tie` is a tie."""
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    difference = first - second
+    tied = np.abs(difference) < tie
+    p = 1.0 if np.allclose(difference, 0) else float(wilcoxon(difference, zero_method="wilcox").pvalue)
+    return Comparison(
+        float(first.mean()), float(second.mean()), int((~tied & (difference > 0)).sum()), int(tied.sum()),
+        int((~tied & (difference < 0)).sum()), p,
+    )  # fmt: skip
