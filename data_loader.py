@@ -44,9 +44,7 @@ def catalogue(
     name that is not there, a catalogue that cannot be read, or when nothing is left.
     """
     if not data_dir.is_dir():
-        raise ValueError(
-            f"--data_dir {data_dir} is not a folder; make it, or name the one with your datasets"
-        )
+        raise ValueError(f"--data_dir {data_dir} is not a folder; make it, or name the one with your datasets")
     table = data_dir / "datasets.csv"
     if table.exists():
         entries = [replace(entry, path=_file_of(data_dir, entry.name)) for entry in _read_catalogue(table)]
@@ -65,12 +63,8 @@ def catalogue(
                 if near
                 else f"there are {', '.join(known[:8])}{' ...' if len(known) > 8 else ''}"
             )
-            raise ValueError(
-                f"no dataset is called {name!r} in {table if table.exists() else data_dir}; {hint}"
-            )
-    entries = [
-        entry for entry in entries if entry.name not in exclude and (not datasets or entry.name in datasets)
-    ]
+            raise ValueError(f"no dataset is called {name!r} in {table if table.exists() else data_dir}; {hint}")
+    entries = [entry for entry in entries if entry.name not in exclude and (not datasets or entry.name in datasets)]
     if not entries:
         raise ValueError("--datasets and --exclude leave no dataset; name at least one")
     return [replace(entry, species=species) for entry in entries] if species else entries
@@ -80,9 +74,7 @@ def _read_catalogue(path: Path) -> list[Entry]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         if missing := set(CATALOGUE_COLUMNS) - set(rows.fieldnames or ()):
-            raise ValueError(
-                f"{path} lacks the column {', '.join(sorted(missing))}; it needs name,species,labelled"
-            )
+            raise ValueError(f"{path} lacks the column {', '.join(sorted(missing))}; it needs name,species,labelled")
         entries = []
         for row in rows:
             name, species = row["name"].strip(), (row["species"] or "").strip().lower()
@@ -108,9 +100,7 @@ def own_entries(np_input: Path | None, ann_input: Path | None, species: str | No
     entries = []
     for path in filter(None, (np_input, ann_input)):
         if not path.exists():
-            raise FileNotFoundError(
-                f"there is no {path}; give the folder (--np_input) or the .h5ad (--ann_input)"
-            )
+            raise FileNotFoundError(f"there is no {path}; give the folder (--np_input) or the .h5ad (--ann_input)")
         name = path.stem if path.is_file() else path.resolve().name
         entries.append(Entry(name, species or "", True, path))
     return entries
@@ -223,9 +213,7 @@ def gene_names(entries: Sequence[Entry], table: dict[str, str], **values: object
         mouse = set().union(*(names.genes for names in named if names.entry.species == "mouse"))
         genes = set().union(*(names.genes for names in named if names.entry.species == "human"))
         unmatched = len(genes - mouse)
-        print(
-            f"warning: without the ortholog table {unmatched:,} of {len(genes):,} human genes match no mouse gene"
-        )
+        print(f"warning: without the ortholog table {unmatched:,} of {len(genes):,} human genes match no mouse gene")
     return named
 
 
@@ -245,9 +233,7 @@ def report_overlap(names: Names, wanted: Sequence[str], of: str) -> None:
                          f"like {kind_of_names(first)} names: {', '.join(first)}. Gene symbols of human or mouse are "
                          f"needed; leave it out with --exclude {entry.name}")  # fmt: skip
     if share < LOW_OVERLAP:
-        print(
-            f"warning: {entry.name} has under {LOW_OVERLAP:.0%} of the genes of {of}; the others count as zero"
-        )
+        print(f"warning: {entry.name} has under {LOW_OVERLAP:.0%} of the genes of {of}; the others count as zero")
 
 
 # -- cells -----------------------------------------------------------------------------------------------------------
@@ -294,11 +280,7 @@ def aligned(
 
 def stamp_of(path: Path) -> list[tuple]:
     """What identifies a version of a dataset: its file's stamp, or those of the files in its folder."""
-    return (
-        [stamp(path)]
-        if path.is_file()
-        else [stamp(file) for file in sorted(path.iterdir()) if file.is_file()]
-    )
+    return [stamp(path)] if path.is_file() else [stamp(file) for file in sorted(path.iterdir()) if file.is_file()]
 
 
 @dataclass(frozen=True)
@@ -318,9 +300,7 @@ def cell_types(cells: Cells, *, label_key: str | None = None) -> Types:
     where = f"{cells.name} ({cells.path})"
     if cells.labels is None:
         wanted = f"column {label_key!r}" if label_key else "column cell_ontology_class or cell_type"
-        columns = (
-            f"it has {', '.join(cells.columns)}" if cells.columns else "it has no columns of cells at all"
-        )
+        columns = f"it has {', '.join(cells.columns)}" if cells.columns else "it has no columns of cells at all"
         raise Unreadable(f"{where}: no {wanted} to take cell types from; {columns}. Name one with --label_key, mark it "
                          f"as not labelled in datasets.csv, or leave it out with --exclude {cells.name}")  # fmt: skip
     rows = np.flatnonzero(cells.labels != "")

@@ -9,7 +9,6 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -41,9 +40,7 @@ def datasets(args: argparse.Namespace) -> list[data.Entry]:
     own = data.own_entries(args.np_input, args.ann_input, args.species)
     if own:
         return own
-    entries = data.catalogue(
-        args.data_dir, datasets=args.datasets, exclude=args.exclude, species=args.species
-    )
+    entries = data.catalogue(args.data_dir, datasets=args.datasets, exclude=args.exclude, species=args.species)
     labelled = [entry for entry in entries if entry.labelled]
     if (not args.is_pretrain or args.recipe == "paper") and len(labelled) < len(entries):
         why = (
@@ -53,9 +50,7 @@ def datasets(args: argparse.Namespace) -> list[data.Entry]:
         )
         print(f"{len(entries) - len(labelled)} unlabelled datasets are left out: {why}")
         if not (entries := labelled):
-            raise ValueError(
-                "no labelled dataset is left; name one with --datasets, or mark it in datasets.csv"
-            )
+            raise ValueError("no labelled dataset is left; name one with --datasets, or mark it in datasets.csv")
     return data.obtain(entries, args.data_dir, base_url=args.base_url, offline=args.offline)
 
 
@@ -66,11 +61,7 @@ def file_values(args: argparse.Namespace) -> dict[str, object]:
 # -- pre-training ----------------------------------------------------------------------------------------------------
 def pretrain(args: argparse.Namespace, device: torch.device) -> None:
     """Phase 1, or with --pretrain_output phase 2: cluster every dataset, train one encoder on all of it."""
-    start = (
-        utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list)
-        if args.pretrain_output
-        else None
-    )
+    start = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list) if args.pretrain_output else None
     if start and start.encoder.hidden != args.hid:
         raise ValueError(
             f"{args.pretrained_model} has {start.encoder.hidden} hidden units; use --hid {start.encoder.hidden}"
@@ -105,9 +96,7 @@ def pretrain(args: argparse.Namespace, device: torch.device) -> None:
     encoder = encoder or Encoder(len(genes), args.hid)
     if args.pca_pt:
         components, centre = pca.components(log1p_sample(matrices, args.seed), args.pca_dim, seed=args.seed)
-        projected = ProjectedEncoder(torch.from_numpy(components), torch.from_numpy(centre), args.hid).to(
-            device
-        )
+        projected = ProjectedEncoder(torch.from_numpy(components), torch.from_numpy(centre), args.hid).to(device)
         encoder = projected.start_from(encoder.to(device)) if start else projected
     model = MultiTask(encoder, partitions).to(device)
     tasks = [train.Task(names.entry.name, SparseRows(matrix, device, log1p=True), torch.from_numpy(targets).to(device))
@@ -138,9 +127,7 @@ def pseudo_labels(
     sizes = cluster.partition_sizes(matrix.shape[0], args.avg_cluster_num)
 
     def make() -> dict[str, np.ndarray]:
-        points = (
-            matrix if device.type == "cpu" else SparseRows(matrix, device)
-        )  # phase 1: raw counts, as published
+        points = matrix if device.type == "cpu" else SparseRows(matrix, device)  # phase 1: raw counts, as published
         if encoder is not None:
             points = embed(encoder, SparseRows(matrix, device, log1p=True))  # (N, H)
             points = points.numpy() if device.type == "cpu" else points
@@ -156,9 +143,7 @@ def train_with_state(
     model: MultiTask, tasks: list[train.Task], args: argparse.Namespace, identity: str
 ) -> train.Progress:
     """Train; after every epoch the state is on disk, and with --resume the run goes on from there."""
-    optimizer = torch.optim.Adam(
-        (p for p in model.parameters() if p.requires_grad), lr=args.pt_lr, fused=True
-    )
+    optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=args.pt_lr, fused=True)
     path = utils.state_path(args.save_model)
     progress = train.Progress()
     if args.resume:
@@ -224,9 +209,7 @@ def finetune_and_test(args: argparse.Namespace, device: torch.device) -> None:
     seeds = [args.seed + repeat for repeat in range(args.fold1 * args.fold2)]
     wanted, kept = {}, 0
     for entry in entries:
-        runs = {
-            (arm, seed): run_identity(entry, arm, checkpoint, args) for arm in utils.ARMS for seed in seeds
-        }
+        runs = {(arm, seed): run_identity(entry, arm, checkpoint, args) for arm in utils.ARMS for seed in seeds}
         results = utils.read_results(csv_path)
         of_entry = results[results["dataset"] == entry.name]
         done = {(row.arm, row.seed): row.run for row in of_entry.itertuples()}
@@ -243,9 +226,7 @@ def finetune_and_test(args: argparse.Namespace, device: torch.device) -> None:
             data.report_rare_types(entry.name, dataset.types, parts)
             for arm in utils.ARMS:
                 if (arm, seed) in todo:
-                    row = test_arm(dataset, arm, checkpoint, parts, seed, args, device) | {
-                        "run": todo[arm, seed]
-                    }
+                    row = test_arm(dataset, arm, checkpoint, parts, seed, args, device) | {"run": todo[arm, seed]}
                     utils.write_result(csv_path, row)
                     print(f"{entry.name}, {arm}, seed {seed}: accuracy {row['accuracy']:.3f}, kappa {row['kappa']:.3f}, "
                           f"macro F1 {row['macro_f1']:.3f} on {row['n_test']:,} cells in {row['seconds']:.1f} s")  # fmt: skip

@@ -31,9 +31,7 @@ def names(text: str) -> list[str]:
 
 def build_parser(description: str) -> argparse.ArgumentParser:
     """The flags of every command; those of the published code keep their names and defaults."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     data = parser.add_argument_group("data")
     data.add_argument("--data_dir", type=Path, default=Path("dataset"), metavar="DIR",
@@ -47,14 +45,10 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     data.add_argument("--label_key", metavar="COLUMN",
                       help="the column of cell types (default: cell_ontology_class, else cell_type)")  # fmt: skip
     data.add_argument("--layer", metavar="NAME", help="take the values of this .h5ad layer instead of X")
-    data.add_argument(
-        "--use_raw", action="store_true", help="take the values of .raw of an .h5ad instead of X"
-    )
+    data.add_argument("--use_raw", action="store_true", help="take the values of .raw of an .h5ad instead of X")
     data.add_argument("--species", choices=("human", "mouse"),
                       help="species of all datasets (default: the catalogue's, else told from the gene symbols' case)")  # fmt: skip
-    data.add_argument(
-        "--base_url", default=BASE_URL, help="site of the public datasets (default: %(default)s)"
-    )
+    data.add_argument("--base_url", default=BASE_URL, help="site of the public datasets (default: %(default)s)")
     data.add_argument("--offline", action="store_true", help="never touch the network")
     data.add_argument("--cache_dir", type=Path, metavar="DIR",
                       help="where aligned matrices and pseudo-labels are kept (default: cache in the data folder; "
@@ -63,9 +57,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     pre = parser.add_argument_group("pre-training")
     pre.add_argument("--is_pretrain", action="store_true", help="pre-train (without it: fine-tune and test)")
     pre.add_argument("--recipe", choices=RECIPES, default=RECIPES[0], help="default: %(default)s")
-    pre.add_argument(
-        "--kmeans", action="store_true", help="pseudo-labels by k-means (without it: Ward's tree)"
-    )
+    pre.add_argument("--kmeans", action="store_true", help="pseudo-labels by k-means (without it: Ward's tree)")
     pre.add_argument("--pretrain_output", action="store_true",
                      help="phase 2: cluster the output of --pretrained_model and train on from it")  # fmt: skip
     pre.add_argument(
@@ -74,37 +66,23 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     pre.add_argument("--pt_epoch", type=int, default=50, help="at most so many epochs (default: 50)")
     pre.add_argument("--batch_num", type=int, default=30, help="steps an epoch (default: 30)")
     pre.add_argument("--pt_lr", type=float, default=1e-4, help="learning rate (default: 1e-4)")
-    pre.add_argument(
-        "--pt_patience", type=int, default=5, help="epochs to wait for a lower loss (default: 5)"
-    )
+    pre.add_argument("--pt_patience", type=int, default=5, help="epochs to wait for a lower loss (default: 5)")
     pre.add_argument("--hid", type=int, default=200, help="hidden units of the encoder (default: 200)")
-    pre.add_argument(
-        "--pca_pt", action="store_true", help="let the encoder see --pca_dim components of the corpus"
-    )
+    pre.add_argument("--pca_pt", action="store_true", help="let the encoder see --pca_dim components of the corpus")
     pre.add_argument("--resume", action="store_true", help="go on from the last epoch of an interrupted run")
 
     fine = parser.add_argument_group("fine-tuning and testing")
     fine.add_argument("--ft_epoch", type=int, default=500, help="at most so many epochs (default: 500)")
     fine.add_argument("--ft_lr", type=float, default=0.002, help="learning rate (default: 0.002)")
     fine.add_argument("--ft_batch_size", type=int, default=5000, help="cells a batch (default: 5000)")
-    fine.add_argument(
-        "--patience", type=int, default=30, help="epochs to wait for a better accuracy (default: 30)"
-    )
-    fine.add_argument(
-        "--per_train", type=float, default=0.6, help="share of cells to train on (default: 0.6)"
-    )
-    fine.add_argument(
-        "--per_val", type=float, default=0.1, help="share of cells to validate on (default: 0.1)"
-    )
+    fine.add_argument("--patience", type=int, default=30, help="epochs to wait for a better accuracy (default: 30)")
+    fine.add_argument("--per_train", type=float, default=0.6, help="share of cells to train on (default: 0.6)")
+    fine.add_argument("--per_val", type=float, default=0.1, help="share of cells to validate on (default: 0.1)")
     fine.add_argument("--max_tr_num", type=int, default=1000,
                       help="at most so many cells to train and to validate on (default: 1000)")  # fmt: skip
-    fine.add_argument(
-        "--pca_ft", action="store_true", help="let the classifier see --pca_dim components of the cells"
-    )
+    fine.add_argument("--pca_ft", action="store_true", help="let the classifier see --pca_dim components of the cells")
     fine.add_argument("--pca_dim", type=int, default=500, help="number of components (default: 500)")
-    fine.add_argument(
-        "--fold1", type=int, default=1, help="repeats: fold1 x fold2 runs, each with its own seed"
-    )
+    fine.add_argument("--fold1", type=int, default=1, help="repeats: fold1 x fold2 runs, each with its own seed")
     fine.add_argument("--fold2", type=int, default=1, help="see --fold1")
 
     run = parser.add_argument_group("run")
@@ -119,9 +97,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     run.add_argument("--save_result", type=Path, default=Path("results/result.out"), metavar="FILE",
                      help="results in the published text format; the table lies beside it as .csv "
                           "(default: %(default)s)")  # fmt: skip
-    run.add_argument(
-        "--mixed", action="store_true", help="accepted for the published command lines; has no effect"
-    )
+    run.add_argument("--mixed", action="store_true", help="accepted for the published command lines; has no effect")
     run.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
     return parser
 
@@ -136,9 +112,7 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         if not 0 < getattr(args, flag) < float("inf"):
             parser.error(f"--{flag} must be above 0, not {getattr(args, flag)}")
     if not 0 < args.per_train < 1 or not 0 <= args.per_val < 1 or args.per_train + args.per_val >= 1:
-        parser.error(
-            f"--per_train {args.per_train} and --per_val {args.per_val} must leave cells for testing"
-        )
+        parser.error(f"--per_train {args.per_train} and --per_val {args.per_val} must leave cells for testing")
     if args.seed < 0:
         parser.error(f"--seed must not be negative, it is {args.seed}")
 
@@ -310,9 +284,7 @@ def read_results(path: Path) -> pd.DataFrame:
 def write_result(path: Path, row: dict[str, Any]) -> None:
     """Add one row, in the place of an older one of the same dataset, arm and seed."""
     table = read_results(path)
-    same = (
-        (table["dataset"] == row["dataset"]) & (table["arm"] == row["arm"]) & (table["seed"] == row["seed"])
-    )
+    same = (table["dataset"] == row["dataset"]) & (table["arm"] == row["arm"]) & (table["seed"] == row["seed"])
     new = pd.DataFrame([row], columns=RESULT_COLUMNS)
     kept = table[~same]
     with whole(path) as part:
@@ -325,8 +297,6 @@ def write_published(path: Path, table: pd.DataFrame) -> None:
     for (dataset, _), rows in table.groupby(["dataset", "seed"], sort=False):
         lines.append(dataset)
         for row in sorted(rows.itertuples(), key=lambda row: ARMS.index(row.arm)):
-            lines.append(
-                f"{row.arm}:({row.accuracy:.6g}, {row.kappa:.6g}, ({row.auprc:.6g}, {row.auroc:.6g}))"
-            )
+            lines.append(f"{row.arm}:({row.accuracy:.6g}, {row.kappa:.6g}, ({row.auprc:.6g}, {row.auroc:.6g}))")
     with whole(path) as part:
         part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

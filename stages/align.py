@@ -41,8 +41,7 @@ def shared_names(genes: Sequence[str], species: str, orthologs: Mapping[str, str
     mapped = [orthologs.get(gene, gene) for gene in upper]
     from_table = {orthologs[gene] for gene in upper if gene in orthologs}
     clear = [
-        "" if name in from_table and gene not in orthologs else name
-        for gene, name in zip(upper, mapped, strict=True)
+        "" if name in from_table and gene not in orthologs else name for gene, name in zip(upper, mapped, strict=True)
     ]
     return _first_only(clear)
 

@@ -69,13 +69,9 @@ def rotate(points: csr_matrix) -> np.ndarray:
     cells = points.shape[0]
     gram = np.zeros((cells, cells))
     for start in range(0, points.shape[1], 2048):
-        block = np.asfortranarray(
-            points[:, start : start + 2048].toarray(order="F"), dtype=np.float32
-        )  # (N, 2048)
+        block = np.asfortranarray(points[:, start : start + 2048].toarray(order="F"), dtype=np.float32)  # (N, 2048)
         gram += ssyrk(1.0, block, lower=1)  # the lower triangle, in float32; the sum over blocks in float64
-    mean = (
-        np.tril(gram).sum(axis=1) + np.tril(gram, -1).sum(axis=0)
-    ) / cells  # row means of the whole matrix
+    mean = (np.tril(gram).sum(axis=1) + np.tril(gram, -1).sum(axis=0)) / cells  # row means of the whole matrix
     gram += mean.mean() - mean[:, None] - mean[None, :]
     diagonal = np.arange(cells)
     gram[diagonal, diagonal] += 1e-9 * gram[diagonal, diagonal].mean() + np.finfo(np.float32).tiny
@@ -145,9 +141,7 @@ def _dense(points: np.ndarray | csr_matrix | RowsOnDevice, rows: np.ndarray) -> 
     return torch.cat([points[int(row) : int(row) + 1] for row in rows]).cpu().numpy()
 
 
-def _nearest_mean(
-    points: np.ndarray | csr_matrix | RowsOnDevice, sample: np.ndarray, labels: np.ndarray
-) -> np.ndarray:
+def _nearest_mean(points: np.ndarray | csr_matrix | RowsOnDevice, sample: np.ndarray, labels: np.ndarray) -> np.ndarray:
     member = csr_matrix((np.ones(len(sample), np.float32), (labels, np.arange(len(sample)))))
     member = member.multiply(1 / member.sum(axis=1)).tocsr()
     nearest = []

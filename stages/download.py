@@ -368,9 +368,7 @@ def _cause(error: BaseException) -> str:
 
 def _disk_trouble(target: Path, error: OSError) -> _GiveUp:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _GiveUp(
-            f"no space left for {target}", f"free some space on the disk of {target.parent}", final=True
-        )
+        return _GiveUp(f"no space left for {target}", f"free some space on the disk of {target.parent}", final=True)
     why = f"cannot write {target} ({error.strerror or error})"
     return _GiveUp(why, f"make {target.parent} writable, or name another folder with --data_dir", final=True)
 

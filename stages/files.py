@@ -26,9 +26,7 @@ def whole(path: str | Path) -> Iterator[Path]:
         yield part
         os.replace(part, path)
     except OSError as error:
-        raise OSError(
-            f"{path} could not be written ({error.strerror or error}); what was there is intact"
-        ) from error
+        raise OSError(f"{path} could not be written ({error.strerror or error}); what was there is intact") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -53,9 +51,7 @@ def writable(folder: Path) -> bool:
     folder = Path(folder).absolute()
     while not folder.exists():
         folder = folder.parent
-    return os.access(folder, os.W_OK) and bool(
-        folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
-    )
+    return os.access(folder, os.W_OK) and bool(folder.stat().st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
 
 
 class Cache:

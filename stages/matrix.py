@@ -37,9 +37,7 @@ class Matrix:
             return
         for part in ("data", "indices", "indptr"):
             if part not in node:
-                raise Unreadable(
-                    f"{where}: {self.what} holds no {part!r}, so it is not a sparse matrix; {REWRITE}"
-                )
+                raise Unreadable(f"{where}: {self.what} holds no {part!r}, so it is not a sparse matrix; {REWRITE}")
         _numbers(node["data"], where)
         stated = _stated_shape(node)
         if stated is None and shape is None:
@@ -80,18 +78,12 @@ class Matrix:
     def rows(self, start: int, stop: int) -> csr_matrix:  # (stop - start, G)
         """Rows start..stop as a canonical csr_matrix (sorted, float32); NaN and inf are refused."""
         if self.layout == "csc":
-            raise Unreadable(
-                f"{self.where}: {self.what} is stored by genes (CSC) and cannot be read by rows; {AS_CSR}"
-            )
+            raise Unreadable(f"{self.where}: {self.what} is stored by genes (CSC) and cannot be read by rows; {AS_CSR}")
         if self.layout == "dense":
             step = self.dense_step()
             if stop - start > step:
-                return stack(
-                    (self.rows(a, min(a + step, stop)) for a in range(start, stop, step)), self.shape[1]
-                )
-            block = (
-                self.node[:, start:stop].T if self.transposed else self.node[start:stop]
-            )  # (stop - start, G)
+                return stack((self.rows(a, min(a + step, stop)) for a in range(start, stop, step)), self.shape[1])
+            block = self.node[:, start:stop].T if self.transposed else self.node[start:stop]  # (stop - start, G)
             return self._canonical(sparse(block))
         first, last = int(self.indptr[start]), int(self.indptr[stop])
         indptr = self.indptr[start : stop + 1] - first
@@ -212,9 +204,7 @@ def _numbers(dataset: h5py.Dataset, where: str) -> None:
 
 
 def _stated_shape(node) -> tuple[int, int] | None:
-    stated = (
-        node["shape"][...] if "shape" in node else node.attrs.get("shape", node.attrs.get("h5sparse_shape"))
-    )
+    stated = node["shape"][...] if "shape" in node else node.attrs.get("shape", node.attrs.get("h5sparse_shape"))
     if stated is None or len(stated) != 2:
         return None
     return int(stated[0]), int(stated[1])

@@ -24,9 +24,7 @@ SYMBOL_COLUMNS = (
     "name",
     "original_gene_symbols",
 )
-MISSING = frozenset(
-    ("", "nan", "none", "na", "n/a", "<na>", "null")
-)  # how "no value" is spelled, in lower case
+MISSING = frozenset(("", "nan", "none", "na", "n/a", "<na>", "null"))  # how "no value" is spelled, in lower case
 
 _HUMAN = re.compile(r"ENSG\d{11}(\.\d+)?$")
 _MOUSE = re.compile(r"ENSMUSG\d{11}(\.\d+)?$")
@@ -142,9 +140,7 @@ def strip_versions(genes: Sequence[str]) -> list[str]:
     return [_VERSION.sub(r"\1", gene) if gene.startswith("ENS") else gene for gene in genes]
 
 
-def gene_symbols(
-    var_names: Sequence[str], var_columns: Mapping[str, Sequence] | None = None
-) -> tuple[list[str], str]:
+def gene_symbols(var_names: Sequence[str], var_columns: Mapping[str, Sequence] | None = None) -> tuple[list[str], str]:
     """Gene symbols of a file and the words that say where they were found.
 
     var_names (G,): the names the matrix is indexed by. var_columns: further columns of the gene table, (G,)
@@ -176,9 +172,7 @@ def gene_symbols(
         if len(column) == len(names) and kind_of_names(column) == "symbol":
             column, _ = _without_genome(list(column))
             ids = strip_versions(names)
-            return [
-                symbol or one for symbol, one in zip(column, ids, strict=True)
-            ], f"var column {by_lower[wanted]!r}"
+            return [symbol or one for symbol, one in zip(column, ids, strict=True)], f"var column {by_lower[wanted]!r}"
     spoken = {
         "ensembl_human": "human Ensembl ids",
         "ensembl_mouse": "mouse Ensembl ids",

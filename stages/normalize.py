@@ -56,23 +56,14 @@ class Values:
         steps = [f"{log} undone"] if self.base else []
         if self.total is None or not _close(self.total, TARGET_SUM):
             steps.append(f"{'scaled' if self.kind == 'counts' else 'rescaled'} to {TARGET_SUM:,.0f} a cell")
-        done = (
-            "used as it is"
-            if self.is_log1p()
-            else " and ".join([", ".join(steps), "log1p"] if steps else ["log1p"])
-        )
+        done = "used as it is" if self.is_log1p() else " and ".join([", ".join(steps), "log1p"] if steps else ["log1p"])
         guess = "" if self.sure else " (told by the size of the numbers alone; --values says it for certain)"
         note = f" ({self.note})" if self.note else ""
         return f"{where} holds {found}{note}{guess}: {done}"
 
     def is_log1p(self) -> bool:
         """Whether the values are log1p of CP10k already."""
-        return (
-            self.kind == "log"
-            and self.base == math.e
-            and self.total is not None
-            and _close(self.total, TARGET_SUM)
-        )
+        return self.kind == "log" and self.base == math.e and self.total is not None and _close(self.total, TARGET_SUM)
 
 
 # What --values may say. cpm serves TPM and RPM as well.
@@ -96,9 +87,7 @@ NAMED = {
 def values_named(name: str) -> Values:
     """The Values that --values NAME stands for. Raises ValueError, listing the names, for another one."""
     if name not in NAMED:
-        raise ValueError(
-            f"--values {name}: unknown; one of {', '.join(NAMED)}, or leave it out to have it decided"
-        )
+        raise ValueError(f"--values {name}: unknown; one of {', '.join(NAMED)}, or leave it out to have it decided")
     return NAMED[name]
 
 

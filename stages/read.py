@@ -108,9 +108,7 @@ def _read_hdf5(kind: str, path, name, label_key, **which) -> Cells:
     with opened(path, name) as (file, where), named(where):
         layout = OPENERS[kind](file, where, **which)
         labels = labels_of(layout.columns, layout.column, label_key)
-        cells = Cells(
-            name, path, layout.whole(), layout.genes, layout.cells, labels, layout.columns, layout.note
-        )
+        cells = Cells(name, path, layout.whole(), layout.genes, layout.cells, labels, layout.columns, layout.note)
     return checked(cells, layout.remedy)
 
 
@@ -148,13 +146,9 @@ def read_numpy(path, *, name=None, label_key=None) -> Cells:
         )
     genes = as_text(load_npy(folder / "gene_list.npy", where).ravel()).tolist()
     step = max(1, (32 << 20) // (8 * max(1, values.shape[1])))
-    blocks = (
-        canonical(sparse(values[a : a + step]), where, "feature.npy") for a in range(0, values.shape[0], step)
-    )
+    blocks = (canonical(sparse(values[a : a + step]), where, "feature.npy") for a in range(0, values.shape[0], step))
     counts = stack(blocks, values.shape[1])
-    labels = (
-        as_labels(load_npy(folder / "label.npy", where).ravel()) if (folder / "label.npy").exists() else None
-    )
+    labels = as_labels(load_npy(folder / "label.npy", where).ravel()) if (folder / "label.npy").exists() else None
     table = {} if labels is None else {"label.npy": labels}
     cells = numbered(len(values))
     return checked(Cells(name, folder, counts, genes, cells, labels, list(table), "feature.npy", table))
@@ -166,8 +160,7 @@ def load_npy(path: Path, where: str, mmap: bool = False) -> np.ndarray:
         return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except FileNotFoundError:
         raise Unreadable(
-            f"{where}: no {path.name} in it; the folder needs feature.npy (cells x genes), gene_list.npy and "
-            "label.npy"
+            f"{where}: no {path.name} in it; the folder needs feature.npy (cells x genes), gene_list.npy and label.npy"
         ) from None
     except (OSError, ValueError, EOFError) as error:
         if "object" in str(error).lower():
@@ -216,9 +209,7 @@ class RowBlocks:
         """The cell table as a pandas DataFrame (N rows, index: cell names)."""
         import pandas as pd
 
-        return pd.DataFrame(
-            {key: self.column(key) for key in self.columns}, index=pd.Index(self.cells, dtype=object)
-        )
+        return pd.DataFrame({key: self.column(key) for key in self.columns}, index=pd.Index(self.cells, dtype=object))
 
     def column(self, key: str) -> np.ndarray:  # (N,)
         """One column of the cell table; KeyError where there is none of that name."""
@@ -300,9 +291,7 @@ def format_of(path: Path) -> str:
     """'cellblast', 'h5ad', '10x', 'loom', 'numpy', 'mtx' or 'table': HDF5 by content, others by name.""" ""
     name = name_of(path)
     if not path.exists():
-        raise FileNotFoundError(
-            f"{name} ({path}): no such file or folder; check the spelling, or fetch it first"
-        )
+        raise FileNotFoundError(f"{name} ({path}): no such file or folder; check the spelling, or fetch it first")
     if path.is_dir():
         return "mtx" if has_mtx(path) else "numpy"
     bare = path.name.lower().removesuffix(".gz")
@@ -343,14 +332,8 @@ def checked(cells: Cells, remedy: str = "") -> Cells:
 def check_sizes(where: str, n: int, g: int, genes: int, cells: int) -> None:
     """ValueError unless a matrix of n cells x g genes has as many names, and at least one of each."""
     if n == 0 or g == 0:
-        raise Unreadable(
-            f"{where}: {n:,} cells x {g:,} genes, nothing to work with; leave it out or fetch it again"
-        )
+        raise Unreadable(f"{where}: {n:,} cells x {g:,} genes, nothing to work with; leave it out or fetch it again")
     if genes != g:
-        raise Unreadable(
-            f"{where}: {genes:,} gene names (var_names) for {g:,} genes in the matrix; {REWRITE}"
-        )
+        raise Unreadable(f"{where}: {genes:,} gene names (var_names) for {g:,} genes in the matrix; {REWRITE}")
     if cells != n:
-        raise Unreadable(
-            f"{where}: {cells:,} cell names (obs_names) for {n:,} cells in the matrix; {REWRITE}"
-        )
+        raise Unreadable(f"{where}: {cells:,} cell names (obs_names) for {n:,} cells in the matrix; {REWRITE}")

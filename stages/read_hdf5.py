@@ -58,13 +58,9 @@ def opened(path: Path, name: str):
         raise PermissionError(f"{where}: you may not read it; change its permissions") from None
     except OSError as error:
         if "truncated" in str(error):
-            raise Unreadable(
-                f"{where}: the HDF5 file is truncated (it ends too early); fetch it again"
-            ) from error
+            raise Unreadable(f"{where}: the HDF5 file is truncated (it ends too early); fetch it again") from error
         if not h5py.is_hdf5(path):
-            raise Unreadable(
-                f"{where}: not an HDF5 file, {seems(path)}; fetch it again or convert it"
-            ) from error
+            raise Unreadable(f"{where}: not an HDF5 file, {seems(path)}; fetch it again or convert it") from error
         raise Unreadable(f"{where}: cannot be opened ({error}); fetch it again") from error
     with file:
         yield file, where
@@ -138,16 +134,12 @@ def open_h5ad(file: h5py.File, where: str, *, layer: str | None = None, use_raw:
     """.h5ad of any anndata version: X, layers[layer] or .raw; the gene table is searched for symbols."""
     for part in ("obs", "var"):
         if part not in file:
-            raise Unreadable(
-                f"{where}: no {part!r} in it (it holds {listed(file)}), so it is not an .h5ad; {REWRITE}"
-            )
+            raise Unreadable(f"{where}: no {part!r} in it (it holds {listed(file)}), so it is not an .h5ad; {REWRITE}")
     nodes = h5ad_nodes(file)
     wanted = ".raw" if use_raw else "X" if layer is None else f"layers[{layer!r}]"
     if wanted not in nodes:
         what = {".raw": "no .raw", "X": "no X (it is empty)"}.get(wanted, f"no layer {layer!r}")
-        raise Unreadable(
-            f"{where}: it has {what}; {'use ' + ' or '.join(nodes) if nodes else 'supply a matrix'}"
-        )
+        raise Unreadable(f"{where}: it has {what}; {'use ' + ' or '.join(nodes) if nodes else 'supply a matrix'}")
     node, var = nodes.pop(wanted)
     index = as_text(table_index(var)).tolist()
     genes, found = gene_symbols(index, Columns(var))
@@ -183,11 +175,7 @@ def h5ad_nodes(file: h5py.File) -> dict[str, tuple]:
 
 def genomes_10x(file: h5py.File) -> list[str]:
     """The groups of a 10x .h5 that hold a matrix: 'matrix' (Cell Ranger 3 on) or one a genome (before)."""
-    found = [
-        key
-        for key, node in file.items()
-        if isinstance(node, h5py.Group) and {"barcodes", "data"} <= set(node)
-    ]
+    found = [key for key, node in file.items() if isinstance(node, h5py.Group) and {"barcodes", "data"} <= set(node)]
     return ["matrix"] if "matrix" in found else found
 
 
@@ -196,8 +184,7 @@ def open_10x(file: h5py.File, where: str) -> Layout:
     groups = genomes_10x(file)
     if not groups:
         raise Unreadable(
-            f"{where}: no group with barcodes and data (it holds {listed(file)}), so not a 10x file; "
-            f"{REWRITE}"
+            f"{where}: no group with barcodes and data (it holds {listed(file)}), so not a 10x file; {REWRITE}"
         )
     chosen = max(groups, key=lambda key: len(file[key]["data"]))
     group = file[chosen]
@@ -216,9 +203,7 @@ def open_10x(file: h5py.File, where: str) -> Layout:
     if len(groups) > 1:
         note += f" (of {', '.join(groups)}: the one with most values)"
     if keep is None and len(names) != matrix.shape[1]:
-        raise Unreadable(
-            f"{where}: {len(names):,} gene names for {matrix.shape[1]:,} genes in the matrix; {REWRITE}"
-        )
+        raise Unreadable(f"{where}: {len(names):,} gene names for {matrix.shape[1]:,} genes in the matrix; {REWRITE}")
     genes, found = gene_symbols(ids.tolist(), {"gene_name": names})
     cells = as_text(group["barcodes"][...]).tolist()
     return Layout(matrix, genes, cells, [], no_column, f"{note}, genes from {found}", "", keep)
@@ -242,9 +227,7 @@ def open_loom(file: h5py.File, where: str) -> Layout:
     others = {name: as_text(rows[name][...]) for name in rows if name != key and rows[name].ndim == 1}
     genes, found = gene_symbols(as_text(rows[key][...]).tolist(), others)
     found = found.replace("var_names", f"row_attrs/{key}")
-    cell = next(
-        (key for key in ("CellID", "cell_names", "obs_names", "CellName", "Cell") if key in columns), None
-    )
+    cell = next((key for key in ("CellID", "cell_names", "obs_names", "CellName", "Cell") if key in columns), None)
     cells = as_text(columns[cell][...]).tolist() if cell else numbered(matrix.shape[0])
     names = sorted(name for name in columns if name != cell and columns[name].ndim == 1)
     return Layout(matrix, genes, cells, names, lambda key: columns[key][...], f"matrix, genes from {found}")

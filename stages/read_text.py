@@ -47,9 +47,7 @@ def parse_table(path: Path, where: str):
     numeric = [i for i in range(1, len(header)) if _is_number(first[i])]
     words = [i for i in range(1, len(header)) if not _is_number(first[i])]
     if not numeric:
-        raise Unreadable(
-            f"{where}: its second row holds no numbers; is {separator!r} what separates the fields?"
-        )
+        raise Unreadable(f"{where}: its second row holds no numbers; is {separator!r} what separates the fields?")
     chunks = pd.read_csv(
         path,
         sep=separator if separator != " " else r"\s+",
@@ -122,13 +120,10 @@ def _first_lines(path: Path, where: str) -> tuple[list[str], list[str], str]:
         with (gzip.open if zipped else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
             lines = [file.readline(), file.readline()]
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise Unreadable(
-            f"{where}: cannot be read as text ({error}); fetch it again, or save it as UTF-8"
-        ) from error
+        raise Unreadable(f"{where}: cannot be read as text ({error}); fetch it again, or save it as UTF-8") from error
     if not lines[1].strip():
         raise Unreadable(
-            f"{where}: it has {'one row' if lines[0].strip() else 'no rows'}, nothing to work with; fetch it "
-            "again"
+            f"{where}: it has {'one row' if lines[0].strip() else 'no rows'}, nothing to work with; fetch it again"
         )
     separator = max("\t,; ", key=lines[1].count)
     if not lines[1].count(separator):
@@ -195,9 +190,7 @@ def has_mtx(folder: Path) -> bool:
 
 
 def _one_of(folder: Path, names: tuple[str, ...], where: str) -> Path:
-    found = [
-        folder / (name + end) for name in names for end in ("", ".gz") if (folder / (name + end)).exists()
-    ]
+    found = [folder / (name + end) for name in names for end in ("", ".gz") if (folder / (name + end)).exists()]
     if not found and names == ("matrix.mtx",):
         found = sorted([*folder.glob("*matrix.mtx"), *folder.glob("*matrix.mtx.gz")])
         if len(found) > 1:

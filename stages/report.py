@@ -293,9 +293,7 @@ def _checked(a: Annotation):
         if umap.shape != (n, 2):
             raise ValueError(f"{a.title}: UMAP coordinates are of shape {umap.shape}, not ({n}, 2)")
         if not np.isfinite(umap).all():
-            raise ValueError(
-                f"{a.title}: {int((~np.isfinite(umap)).sum()):,} UMAP coordinates are not numbers"
-            )
+            raise ValueError(f"{a.title}: {int((~np.isfinite(umap)).sum()):,} UMAP coordinates are not numbers")
     confidence = np.asarray(a.confidence, dtype=np.float32)
     return (
         [str(cell) for cell in a.cells],
@@ -562,9 +560,7 @@ def _agreement_section(a: Annotation, confusion: pd.DataFrame | None) -> str:
     )
     head = ["Existing label", "Predicted type", "Cells", "Of the label"]
     differences = _table("Most frequent differences", head, rows, 2) if rows else ""
-    return (
-        f'<p>{_text(said)}</p>{_paragraphs([a.confusion_note])}<div class="pair">{figure}{differences}</div>'
-    )
+    return f'<p>{_text(said)}</p>{_paragraphs([a.confusion_note])}<div class="pair">{figure}{differences}</div>'
 
 
 def _markers_section(a: Annotation, order: dict[str, int]) -> str:
@@ -654,9 +650,7 @@ def _calibration_section(a: Annotation) -> str:
         x, y = at(float(row.confidence), float(row.accuracy))
         said = f"{int(row.n):,} cells: confidence {row.confidence:.3f}, correct {row.accuracy:.3f}"
         radius = 4 + 9 * np.sqrt(row.n / total)
-        marks.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"><title>{_text(said)}</title></circle>'
-        )
+        marks.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"><title>{_text(said)}</title></circle>')
     (x0, y0), (x1, y1) = at(0, 0), at(1, 1)
     picture = (
         f'<svg class="reliability" viewBox="0 0 {side + left + 14} {side + top + 42}" role="img" '
@@ -669,9 +663,7 @@ def _calibration_section(a: Annotation) -> str:
     rows = [[f"{row.confidence:.3f}", f"{row.accuracy:.3f}", f"{int(row.n):,}"] for row in bins.itertuples()]
     table = _table("Held-out labelled cells by confidence", ["Confidence", "Share correct", "Cells"], rows)
     ece = "" if a.ece is None else f" Expected calibration error: {float(a.ece):.3f}."
-    said = (
-        f"Measured on {_plural(total, 'held-out labelled cell')}. Of those called with 80 % confidence 80 % "
-    )
+    said = f"Measured on {_plural(total, 'held-out labelled cell')}. Of those called with 80 % confidence 80 % "
     said += f"should be right: that is the dashed line.{ece}"
     return f'<p>{_text(said)}</p><div class="pair">{picture}{table}</div>'
 

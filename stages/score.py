@@ -24,21 +24,15 @@ def scores(labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
     AUROC, so that no metric is ever NaN. Raises ValueError for an empty test set or outputs that are not finite.
     """
     if not len(labels):
-        raise ValueError(
-            "there is no test cell to score; leave more cells for testing (--per_train, --per_val)"
-        )
+        raise ValueError("there is no test cell to score; leave more cells for testing (--per_train, --per_val)")
     if not np.isfinite(outputs).all():
-        raise ValueError(
-            "the classifier's outputs are not finite: training diverged; lower the learning rate"
-        )
+        raise ValueError("the classifier's outputs are not finite: training diverged; lower the learning rate")
     predicted = outputs.argmax(axis=1)
     present = np.unique(labels)
     areas = [_areas(labels == kind, outputs[:, kind]) for kind in present]
     auprc, auroc = np.mean(areas, axis=0)
     with np.errstate(invalid="ignore"):
-        kappa = (
-            cohen_kappa_score(labels, predicted) if len(present) > 1 else float((labels == predicted).mean())
-        )
+        kappa = cohen_kappa_score(labels, predicted) if len(present) > 1 else float((labels == predicted).mean())
     return {
         "accuracy": float(accuracy_score(labels, predicted)),
         "kappa": float(np.nan_to_num(kappa)),

@@ -297,9 +297,7 @@ def _appear_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the files go; made if it is missing")
     parser.add_argument("--quick", action="store_true", help="six small datasets, for a first try and for CI")
     parser.add_argument("--large", action="store_true", help="the corpus of the speed benchmark, about 40 MB")

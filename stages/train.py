@@ -55,9 +55,7 @@ def pretrain(
     model.train()
     while progress.epoch < epochs and progress.waited < patience:
         generator = torch.Generator().manual_seed(seed * 100_003 + progress.epoch)
-        orders = [
-            _order(len(task.rows), size * steps, generator) for task, size in zip(tasks, sizes, strict=True)
-        ]
+        orders = [_order(len(task.rows), size * steps, generator) for task, size in zip(tasks, sizes, strict=True)]
         total = 0.0
         for step in range(steps):
             targets = []
@@ -121,9 +119,7 @@ def finetune(
     best, best_model, waited, history = -1.0, None, 0, []
     for _ in range(epochs):
         model.train()
-        for x, labels in whole or train.batches(
-            batch, torch.randperm(len(train.labels), generator=generator)
-        ):
+        for x, labels in whole or train.batches(batch, torch.randperm(len(train.labels), generator=generator)):
             loss = nn.functional.cross_entropy(model(x), labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

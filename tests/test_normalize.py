@@ -223,9 +223,7 @@ def test_descriptions_say_what_was_found_and_what_is_done():
     assert said["log2 of CPM"] == (
         "X holds log2(x + 1) of CPM or TPM: log2(x + 1) undone, rescaled to 10,000 a cell and log1p"
     )
-    assert said["log1p of counts"] == (
-        "X holds log1p of raw counts: log1p undone, rescaled to 10,000 a cell and log1p"
-    )
+    assert said["log1p of counts"] == ("X holds log1p of raw counts: log1p undone, rescaled to 10,000 a cell and log1p")
     assert len(set(said.values())) == len(said)
 
 

@@ -99,9 +99,7 @@ def test_no_label_column_is_none_and_another_one_can_be_named(tmp_path, counts):
 
 def test_every_spelling_of_no_label_is_empty():
     missing = ["T", "", None, np.nan, "nan", "NA", "None", b"B", 3.0, pd.NA, " T "]
-    assert as_labels(np.array(missing, dtype=object)).tolist() == [
-        *("T", "", "", "", "", "", "", "B", "3", "", "T")
-    ]
+    assert as_labels(np.array(missing, dtype=object)).tolist() == [*("T", "", "", "", "", "", "", "B", "3", "", "T")]
 
 
 def test_unsorted_indices_duplicates_and_stored_zeros_are_put_right(tmp_path):
@@ -212,9 +210,7 @@ def test_a_damaged_chunk_is_a_sentence(tmp_path, counts):
 # -- .h5ad
 
 
-@pytest.mark.parametrize(
-    "kind", [csr_matrix, csc_matrix, lambda m: m.toarray(), lambda m: m.astype(np.int64)]
-)
+@pytest.mark.parametrize("kind", [csr_matrix, csc_matrix, lambda m: m.toarray(), lambda m: m.astype(np.int64)])
 def test_an_h5ad_of_any_storage_is_the_same(tmp_path, counts, kind):
     types = pd.Categorical([t or None for t in TYPES])
     path = write_h5ad(tmp_path / "a.h5ad", kind(counts), {"cell_type": types, "batch": np.arange(40)})
@@ -274,9 +270,7 @@ def test_layouts_of_old_anndata_still_open(tmp_path, counts):
     cells = read(tmp_path / "old.h5ad")
     same(cells, counts)
     assert cells.labels[:4].tolist() == ["", "T", "B", ""]
-    with h5py.File(
-        write_h5ad(tmp_path / "mid.h5ad", counts), "a"
-    ) as file:  # 0.7: categories beside the columns
+    with h5py.File(write_h5ad(tmp_path / "mid.h5ad", counts), "a") as file:  # 0.7: categories beside the columns
         del file["obs"].attrs["encoding-type"], file["obs"].attrs["encoding-version"]
         file["obs/__categories/cell_type"] = np.array(["T", "B"], dtype="S")
         file["obs/cell_type"] = codes
@@ -463,9 +457,7 @@ def test_a_loom_file_needs_no_further_library(tmp_path, counts):
 @pytest.mark.parametrize("kind", [csr_matrix, csc_matrix, lambda m: m.toarray()])
 @pytest.mark.parametrize("compression", [None, "gzip"])
 def test_blocks_on_top_of_each_other_are_the_whole(tmp_path, counts, kind, compression):
-    adata = anndata.AnnData(
-        kind(counts), pd.DataFrame({"cell_type": TYPES}, BARCODES), pd.DataFrame(index=GENES)
-    )
+    adata = anndata.AnnData(kind(counts), pd.DataFrame({"cell_type": TYPES}, BARCODES), pd.DataFrame(index=GENES))
     adata.write_h5ad(tmp_path / "a.h5ad", compression=compression)
     with open_rows(tmp_path / "a.h5ad") as rows:
         assert (rows.n_cells, rows.n_genes, rows.genes, rows.cells) == (40, 12, GENES, BARCODES)

@@ -104,9 +104,7 @@ class Page(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        kept = {"script": self.scripts, "style": self.styles}.get(
-            self.open[-1] if self.open else "", self.texts
-        )
+        kept = {"script": self.scripts, "style": self.styles}.get(self.open[-1] if self.open else "", self.texts)
         kept.append(data)
 
     @property
@@ -165,9 +163,7 @@ def test_every_cell_is_on_the_page_with_its_numbers():
     names = np.array(data["names"], dtype=object)
     np.testing.assert_array_equal(unpack(data["x"], "<f4")[order], given.umap[:, 0].astype(np.float32))
     np.testing.assert_array_equal(unpack(data["y"], "<f4")[order], given.umap[:, 1].astype(np.float32))
-    np.testing.assert_array_equal(
-        unpack(data["confidence"], "<f4")[order], given.confidence.astype(np.float32)
-    )
+    np.testing.assert_array_equal(unpack(data["confidence"], "<f4")[order], given.confidence.astype(np.float32))
     assert names[unpack(data["type"], "<u2")][order].tolist() == given.cell_type.tolist()
     assert names[unpack(data["second"], "<u2")][order].tolist() == given.second_choice.tolist()
     known = [names[k] if k != 0xFFFF else "" for k in unpack(data["known"], "<u2")[order]]
@@ -222,9 +218,7 @@ def test_a_heat_map_of_very_many_labels_shows_the_most_frequent_and_says_so():
     assert f"shows the {report.MOST_LABELS} most frequent names" in page.text
 
 
-@pytest.mark.parametrize(
-    "missing", ["umap", "second_choice", "known", "overlap", "clusters", "reliability", "dots"]
-)
+@pytest.mark.parametrize("missing", ["umap", "second_choice", "known", "overlap", "clusters", "reliability", "dots"])
 def test_what_was_not_handed_in_leaves_no_trace(missing):
     page = Page(render(annotation(**{missing: None})))
     heading = {
@@ -368,9 +362,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 @pytest.fixture(scope="module")
 def browser():
     """The machine's own Chromium, headless, drawing WebGL in software."""
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="pip install playwright to test in a browser"
-    )
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright to test in a browser")
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip(f"no browser here: none of {', '.join(NAMES)} is on the PATH")
@@ -391,9 +383,7 @@ class Visit:
         write_report(path, given)
         self.tab = browser.new_page(viewport={"width": 1280, "height": 900})
         self.tab.on("request", lambda request: self.asked.append(request.url))
-        self.tab.on(
-            "console", lambda said: self.complaints.append(said.text) if said.type == "error" else None
-        )
+        self.tab.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
         self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.tab.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
         self.tab.goto(path.as_uri(), timeout=60_000)
@@ -474,9 +464,7 @@ def test_a_click_on_a_name_shows_this_type_alone_and_back(tab):
     before = coloured_pixels(tab, "map-type")
     alpha = tab.locator(".legend button", has_text="alpha")
     alpha.click()
-    tab.wait_for_function(
-        "scpretrain.points['map-type'] === 100 && scpretrain.points['map-confidence'] === 100"
-    )
+    tab.wait_for_function("scpretrain.points['map-type'] === 100 && scpretrain.points['map-confidence'] === 100")
     assert alpha.get_attribute("aria-pressed") == "true"
     assert tab.inner_text("#shown") == "1 of 3 types, 100 cells"
     tab.wait_for_timeout(200)

@@ -59,9 +59,7 @@ def test_symbols_are_spelt_as_their_species_spells_them(quick):
     folder, entries = quick
     for entry in entries:
         genes = read(folder / f"{entry['name']}.h5")[1]
-        assert all(
-            gene == (gene.upper() if entry["species"] == "human" else gene.capitalize()) for gene in genes
-        )
+        assert all(gene == (gene.upper() if entry["species"] == "human" else gene.capitalize()) for gene in genes)
 
 
 def test_the_ortholog_table_joins_genes_that_case_alone_does_not(quick):
@@ -136,9 +134,7 @@ def test_the_large_corpus_keeps_its_totals_and_density(tmp_path):
     read_in = [read(tmp_path / f"{entry['name']}.h5") for entry in entries]
     assert sum(counts.shape[0] for counts, *_ in read_in) == 400
     assert [entry["species"] for entry in entries] == ["human", "mouse", "human", "mouse"]
-    pairs = {
-        r["human__gene_name"]: r["mouse__gene_name"].upper() for r in rows_of(tmp_path / simulate.ORTHOLOGS)
-    }
+    pairs = {r["human__gene_name"]: r["mouse__gene_name"].upper() for r in rows_of(tmp_path / simulate.ORTHOLOGS)}
     human, mouse = ({pairs.get(g.upper(), g.upper()) for g in read_in[i][1]} for i in (0, 1))
     assert len(human & mouse) == 3000
     assert all(0.08 < counts.nnz / np.prod(counts.shape) < 0.17 for counts, *_ in read_in)
