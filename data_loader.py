@@ -2,7 +2,6 @@
 
 import csv
 import difflib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,7 @@ class Entry:
     path: Path | None = None
 
 
-# -- the catalogue ---------------------------------------------------------------------------------------------------
+# -- the catalogue ----------------------------------------------------------------
 def catalogue(
     data_dir: Path,
     *,
@@ -52,8 +51,10 @@ def catalogue(
         files = {path.stem: path for suffix in SUFFIXES[::-1] for path in sorted(data_dir.glob(f"*{suffix}"))}
         entries = [Entry(name, "", True, path) for name, path in sorted(files.items())]
         if not entries:
-            raise ValueError(f"{data_dir} holds neither a datasets.csv nor any .h5 or .h5ad file; put your files there, "
-                             f"or a copy of {HERE / 'dataset' / 'datasets.csv'} to have the public ones fetched")  # fmt: skip
+            raise ValueError(
+                f"{data_dir} holds neither a datasets.csv nor any .h5 or .h5ad file; put your files there, "
+                f"or a copy of {HERE / 'dataset' / 'datasets.csv'} to have the public ones fetched"
+            )
     known = [entry.name for entry in entries]
     for name in [*(datasets or ()), *exclude]:
         if name not in known:
@@ -80,8 +81,10 @@ def _read_catalogue(path: Path) -> list[Entry]:
             name, species = row["name"].strip(), (row["species"] or "").strip().lower()
             labelled = (row["labelled"] or "").strip().lower()
             if species not in ("human", "mouse") or labelled not in ("yes", "no"):
-                raise ValueError(f"{path}, line {rows.line_num} ({name}): species must be human or mouse and labelled yes "
-                                 f"or no; it says {row['species']!r} and {row['labelled']!r}")  # fmt: skip
+                raise ValueError(
+                    f"{path}, line {rows.line_num} ({name}): species must be human or mouse and labelled yes "
+                    f"or no; it says {row['species']!r} and {row['labelled']!r}"
+                )
             if not name or Path(name).name != name:
                 raise ValueError(f"{path}, line {rows.line_num}: {name!r} cannot be the name of a dataset")
             entries.append(Entry(name, species, labelled == "yes"))
@@ -114,22 +117,31 @@ def obtain(entries: list[Entry], data_dir: Path, *, base_url: str, offline: bool
     missing = [entry for entry in entries if entry.path is None]
     failures: list[download.Failure] = []
     if missing and offline:
-        failures = [download.Failure(entry.name, "not in the data folder, and --offline was asked for",
-                                     f"put {entry.name}.h5 into {data_dir}, or leave --offline out")
-                    for entry in missing]  # fmt: skip
+        failures = [
+            download.Failure(
+                entry.name,
+                "not in the data folder, and --offline was asked for",
+                f"put {entry.name}.h5 into {data_dir}, or leave --offline out",
+            )
+            for entry in missing
+        ]
     elif missing:
         if not writable(data_dir):
-            raise ValueError(f"{len(missing)} datasets are missing ({missing[0].name}, ...) and {data_dir} is read-only; "
-                             "use --offline to go on with what is there")  # fmt: skip
+            raise ValueError(
+                f"{len(missing)} datasets are missing ({missing[0].name}, ...) and {data_dir} is read-only; "
+                "use --offline to go on with what is there"
+            )
         print(f"fetching {len(missing)} datasets from {base_url} into {data_dir}")
         requests = [
             download.Request(
                 entry.name,
-                tuple((f"{base_url.rstrip('/')}/{entry.name}/{entry.name}{suffix}", data_dir / f"{entry.name}{suffix}")
-                      for suffix in SUFFIXES),
+                tuple(
+                    (f"{base_url.rstrip('/')}/{entry.name}/{entry.name}{suffix}", data_dir / f"{entry.name}{suffix}")
+                    for suffix in SUFFIXES
+                ),
             )
             for entry in missing
-        ]  # fmt: skip
+        ]
         _, failures = download.fetch_all(requests, check_dataset)
     found = [replace(entry, path=entry.path or _file_of(data_dir, entry.name)) for entry in entries]
     found = [entry for entry in found if entry.path is not None]
@@ -145,19 +157,10 @@ def obtain(entries: list[Entry], data_dir: Path, *, base_url: str, offline: bool
 
 def check_dataset(path: Path) -> None:
     """Raise ValueError unless the file opens as a dataset; what a download must pass before it takes its name."""
-    suffix = ".h5ad" if ".h5ad" in path.name else ".h5"
-    if path.suffix == suffix:
-        read(path)
-        return
-    alias = path.with_name(f"{path.name}.check{suffix}")  # the reader goes by the file's ending
-    os.link(path, alias)
-    try:
-        read(alias)
-    finally:
-        alias.unlink()
+    read(path)
 
 
-# -- genes -----------------------------------------------------------------------------------------------------------
+# -- genes ----------------------------------------------------------------
 def orthologs(data_dir: Path, *, offline: bool) -> dict[str, str]:
     """Human -> mouse symbols: from `data_dir`, then from the project's dataset folder, then downloaded.
 
@@ -178,14 +181,16 @@ def orthologs(data_dir: Path, *, offline: bool) -> dict[str, str]:
             if not failures:
                 return align.read_orthologs(target)
             why = failures[0].why
-    print(f"warning: no ortholog table ({why}); put {align.ORTHOLOG_FILE} into {data_dir}. Until then human and mouse "
-          "genes are matched by their upper-cased symbols alone")  # fmt: skip
+    print(
+        f"warning: no ortholog table ({why}); put {align.ORTHOLOG_FILE} into {data_dir}. Until then human and mouse "
+        "genes are matched by their upper-cased symbols alone"
+    )
     return {}
 
 
 @dataclass(frozen=True)
 class Names:
-    """The genes of one dataset in the corpus's spelling, one for each column of its file ("" where a column is unused)."""
+    """One dataset's genes in the corpus's spelling, one for each column of its file ("" where it is not used)."""
 
     entry: Entry
     genes: list[str]
@@ -203,8 +208,10 @@ def gene_names(entries: Sequence[Entry], table: dict[str, str], **values: object
         if not entry.species:
             species, share = species_from_case(genes)
             entry = replace(entry, species=species)
-            print(f"{entry.name}: taken as {species}, from the case of its gene symbols ({share:.0%} agree); "
-                  "--species overrides")  # fmt: skip
+            print(
+                f"{entry.name}: taken as {species}, from the case of its gene symbols ({share:.0%} agree); "
+                "--species overrides"
+            )
         names = align.shared_names(genes, entry.species, table)
         if entry.species == "human" and not table:
             human += len(genes)
@@ -229,14 +236,16 @@ def report_overlap(names: Names, wanted: Sequence[str], of: str) -> None:
     print(f"{entry.name}: {found:,} of {len(wanted):,} genes of {of} present ({share:.0%}), {entry.species}")
     if found == 0:
         first = [gene for gene in names.genes if gene][:5]
-        raise ValueError(f"{entry.name} ({entry.path}): none of its genes is among the {len(wanted):,} of {of}; they look "
-                         f"like {kind_of_names(first)} names: {', '.join(first)}. Gene symbols of human or mouse are "
-                         f"needed; leave it out with --exclude {entry.name}")  # fmt: skip
+        raise ValueError(
+            f"{entry.name} ({entry.path}): none of its genes is among the {len(wanted):,} of {of}; they look "
+            f"like {kind_of_names(first)} names: {', '.join(first)}. Gene symbols of human or mouse are "
+            f"needed; leave it out with --exclude {entry.name}"
+        )
     if share < LOW_OVERLAP:
         print(f"warning: {entry.name} has under {LOW_OVERLAP:.0%} of the genes of {of}; the others count as zero")
 
 
-# -- cells -----------------------------------------------------------------------------------------------------------
+# -- cells ----------------------------------------------------------------
 def cache_in(data_dir: Path, cache_dir: Path | None) -> Cache:
     """The cache of a data folder: DIR/cache, or `cache_dir`; none, and said so, where neither can be written."""
     folder = cache_dir or data_dir / "cache"
@@ -254,9 +263,14 @@ def load(entry: Entry, *, label_key: str | None = None, **values: object) -> Cel
 
 
 def aligned(
-    names: Names, genes: Sequence[str], cache: Cache, genes_hash: str,
-    normalise: Callable[[csr_matrix], csr_matrix] | None = None, recipe: str = "counts", **values: object,
-) -> csr_matrix:  # fmt: skip
+    names: Names,
+    genes: Sequence[str],
+    cache: Cache,
+    genes_hash: str,
+    normalise: Callable[[csr_matrix], csr_matrix] | None = None,
+    recipe: str = "counts",
+    **values: object,
+) -> csr_matrix:
     """One dataset's values on the shared `genes`, (N, G) csr float32, from the cache where it is there.
 
     `normalise` is applied to the file's own genes first; `recipe` names it for the cache.
@@ -285,7 +299,7 @@ def stamp_of(path: Path) -> list[tuple]:
 
 @dataclass(frozen=True)
 class Types:
-    """The labelled cells of a dataset: `rows` (M,) of the file, their `labels` (M,) as ints, and the `classes`' names."""
+    """The labelled cells of a dataset: `rows` (M,) of the file, `labels` (M,) as ints, the names of the `classes`."""
 
     rows: np.ndarray
     labels: np.ndarray
@@ -301,14 +315,17 @@ def cell_types(cells: Cells, *, label_key: str | None = None) -> Types:
     if cells.labels is None:
         wanted = f"column {label_key!r}" if label_key else "column cell_ontology_class or cell_type"
         columns = f"it has {', '.join(cells.columns)}" if cells.columns else "it has no columns of cells at all"
-        raise Unreadable(f"{where}: no {wanted} to take cell types from; {columns}. Name one with --label_key, mark it "
-                         f"as not labelled in datasets.csv, or leave it out with --exclude {cells.name}")  # fmt: skip
+        raise Unreadable(
+            f"{where}: no {wanted} to take cell types from; {columns}. Name one with --label_key, mark it "
+            f"as not labelled in datasets.csv, or leave it out with --exclude {cells.name}"
+        )
     rows = np.flatnonzero(cells.labels != "")
     classes, labels = np.unique(cells.labels[rows].astype(str), return_inverse=True)
     if len(classes) < 2:
         found = f"only one cell type, {classes[0]!r}" if len(classes) else "no cell with a label"
-        raise Unreadable(f"{where}: {found}; two are needed to train a classifier. Leave it out with --exclude "
-                         f"{cells.name}")  # fmt: skip
+        raise Unreadable(
+            f"{where}: {found}; two are needed to train a classifier. Leave it out with --exclude {cells.name}"
+        )
     return Types(rows, labels, [str(name) for name in classes])
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
 import data_loader as data
 import utils
@@ -58,7 +58,7 @@ def file_values(args: argparse.Namespace) -> dict[str, object]:
     return {"layer": args.layer, "use_raw": args.use_raw}
 
 
-# -- pre-training ----------------------------------------------------------------------------------------------------
+# -- pre-training ----------------------------------------------------------------
 def pretrain(args: argparse.Namespace, device: torch.device) -> None:
     """Phase 1, or with --pretrain_output phase 2: cluster every dataset, train one encoder on all of it."""
     start = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list) if args.pretrain_output else None
@@ -72,9 +72,13 @@ def pretrain(args: argparse.Namespace, device: torch.device) -> None:
     species = [names.entry.species for names in named]
     genes = start.genes if start else align.vocabulary([names.genes for names in named], species)
     if not genes:
-        raise ValueError("the datasets share no gene: " + "; ".join(
-            f"{names.entry.name} ({names.entry.species}): {', '.join(names.genes[:3])}" for names in named[:6])
-            + ". Are these gene symbols, and is the species right (--species)?")  # fmt: skip
+        raise ValueError(
+            "the datasets share no gene: "
+            + "; ".join(
+                f"{names.entry.name} ({names.entry.species}): {', '.join(names.genes[:3])}" for names in named[:6]
+            )
+            + ". Are these gene symbols, and is the species right (--species)?"
+        )
     of = "the checkpoint" if start else "the corpus"
     for names in named:
         data.report_overlap(names, genes, of)
@@ -86,11 +90,15 @@ def pretrain(args: argparse.Namespace, device: torch.device) -> None:
     method = "kmeans" if args.kmeans else "agglomerative"
     begin = time.perf_counter()
     encoder = start.encoder.to(device) if start else None
-    labels = [pseudo_labels(names, matrix, encoder, start, cache, genes_hash, method, args, device)
-              for names, matrix in zip(named, matrices, strict=True)]  # fmt: skip
+    labels = [
+        pseudo_labels(names, matrix, encoder, start, cache, genes_hash, method, args, device)
+        for names, matrix in zip(named, matrices, strict=True)
+    ]
     partitions = [[int(column.max()) + 1 for column in targets.T] for targets in labels]
-    print(f"pseudo-labels by {method} of the {'encoder outputs' if start else 'inputs'}: "
-          f"{sum(map(sum, partitions)):,} clusters in {time.perf_counter() - begin:.1f} s")  # fmt: skip
+    print(
+        f"pseudo-labels by {method} of the {'encoder outputs' if start else 'inputs'}: "
+        f"{sum(map(sum, partitions)):,} clusters in {time.perf_counter() - begin:.1f} s"
+    )
 
     utils.seed_everything(args.seed)
     encoder = encoder or Encoder(len(genes), args.hid)
@@ -99,30 +107,68 @@ def pretrain(args: argparse.Namespace, device: torch.device) -> None:
         projected = ProjectedEncoder(torch.from_numpy(components), torch.from_numpy(centre), args.hid).to(device)
         encoder = projected.start_from(encoder.to(device)) if start else projected
     model = MultiTask(encoder, partitions).to(device)
-    tasks = [train.Task(names.entry.name, SparseRows(matrix, device, log1p=True), torch.from_numpy(targets).to(device))
-             for names, matrix, targets in zip(named, matrices, labels, strict=True)]  # fmt: skip
+    tasks = [
+        train.Task(names.entry.name, SparseRows(matrix, device, log1p=True), torch.from_numpy(targets).to(device))
+        for names, matrix, targets in zip(named, matrices, labels, strict=True)
+    ]
 
-    settings = {name: getattr(args, name) for name in (
-        "avg_cluster_num", "batch_num", "pt_lr", "pt_patience", "hid", "seed", "kmeans", "pca_pt", "pca_dim")}  # fmt: skip
-    identity = fingerprint("paper", settings, genes_hash, [data.stamp_of(names.entry.path) for names in named],
-                           start.identity() if start else None, device.type)  # fmt: skip
+    settings = {
+        name: getattr(args, name)
+        for name in (
+            "avg_cluster_num",
+            "batch_num",
+            "pt_lr",
+            "pt_patience",
+            "hid",
+            "seed",
+            "kmeans",
+            "pca_pt",
+            "pca_dim",
+        )
+    }
+    identity = fingerprint(
+        "paper",
+        settings,
+        genes_hash,
+        [data.stamp_of(names.entry.path) for names in named],
+        start.identity() if start else None,
+        device.type,
+    )
     progress = train_with_state(model, tasks, args, identity)
 
     encoder = model.encoder.folded() if args.pca_pt else model.encoder
     phase = start.phase + 1 if start else 1
-    utils.save_checkpoint(args.save_model, utils.Checkpoint(
-        encoder, genes, recipe=args.recipe, phase=phase, species=sorted(set(species)),
-        datasets=[names.entry.name for names in named], settings=settings | {"pt_epoch": args.pt_epoch},
-        history=(start.history if start else []) + progress.history))  # fmt: skip
+    utils.save_checkpoint(
+        args.save_model,
+        utils.Checkpoint(
+            encoder,
+            genes,
+            recipe=args.recipe,
+            phase=phase,
+            species=sorted(set(species)),
+            datasets=[names.entry.name for names in named],
+            settings=settings | {"pt_epoch": args.pt_epoch},
+            history=(start.history if start else []) + progress.history,
+        ),
+    )
     utils.state_path(args.save_model).unlink(missing_ok=True)
-    print(f"phase {phase}: {progress.epoch} epochs, lowest loss {progress.best_loss:.4f}; {args.save_model} written\n"
-          f"next: python main.py --kmeans --data_dir {args.data_dir} --pretrained_model {args.save_model}")  # fmt: skip
+    print(
+        f"phase {phase}: {progress.epoch} epochs, lowest loss {progress.best_loss:.4f}; {args.save_model} written\n"
+        f"next: python main.py --kmeans --data_dir {args.data_dir} --pretrained_model {args.save_model}"
+    )
 
 
 def pseudo_labels(
-    names: data.Names, matrix: csr_matrix, encoder: Encoder | None, start: utils.Checkpoint | None, cache: data.Cache,
-    genes_hash: str, method: str, args: argparse.Namespace, device: torch.device,
-) -> np.ndarray:  # fmt: skip
+    names: data.Names,
+    matrix: csr_matrix,
+    encoder: Encoder | None,
+    start: utils.Checkpoint | None,
+    cache: data.Cache,
+    genes_hash: str,
+    method: str,
+    args: argparse.Namespace,
+    device: torch.device,
+) -> np.ndarray:
     """The clusters (N, 3) of one dataset, from the cache where they are there: of raw counts, or of encoder outputs."""
     sizes = cluster.partition_sizes(matrix.shape[0], args.avg_cluster_num)
 
@@ -134,8 +180,19 @@ def pseudo_labels(
         return {"labels": cluster.pseudo_labels(points, sizes, method=method, seed=args.seed)}
 
     entry = names.entry
-    key = (str(entry.path.resolve()), data.stamp_of(entry.path), genes_hash, entry.species, args.layer, args.use_raw,
-           start.identity() if start else None, method, sizes, args.seed, device.type)  # fmt: skip
+    key = (
+        str(entry.path.resolve()),
+        data.stamp_of(entry.path),
+        genes_hash,
+        entry.species,
+        args.layer,
+        args.use_raw,
+        start.identity() if start else None,
+        method,
+        sizes,
+        args.seed,
+        device.type,
+    )
     return np.array(cache.arrays("labels", entry.name, key, make)["labels"])
 
 
@@ -157,25 +214,41 @@ def train_with_state(
             print(f"nothing to resume ({path} is not there): starting from the beginning")
 
     def save(progress: train.Progress) -> None:
-        utils.save_state(path, {"identity": identity, "model": model.state_dict(),
-                                "optimizer": optimizer.state_dict(), "progress": vars(progress)})  # fmt: skip
+        utils.save_state(
+            path,
+            {
+                "identity": identity,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "progress": vars(progress),
+            },
+        )
 
-    return train.pretrain(model, tasks, optimizer, epochs=args.pt_epoch, steps=args.batch_num, patience=args.pt_patience,
-                          seed=args.seed, progress=progress, after_epoch=save)  # fmt: skip
+    return train.pretrain(
+        model,
+        tasks,
+        optimizer,
+        epochs=args.pt_epoch,
+        steps=args.batch_num,
+        patience=args.pt_patience,
+        seed=args.seed,
+        progress=progress,
+        after_epoch=save,
+    )
 
 
 def log1p_sample(matrices: Sequence[csr_matrix], seed: int) -> csr_matrix:
     """Cells of all datasets in proportion, at most as many as a PCA is fitted on, log1p of the counts."""
-    from scipy.sparse import vstack
-
     cells = sum(matrix.shape[0] for matrix in matrices)
     share, rng = min(1.0, pca.SAMPLE / cells), np.random.default_rng(seed)
-    parts = [matrix[np.sort(rng.choice(matrix.shape[0], max(1, int(share * matrix.shape[0])), replace=False))]
-             for matrix in matrices]  # fmt: skip
+    parts = [
+        matrix[np.sort(rng.choice(matrix.shape[0], max(1, int(share * matrix.shape[0])), replace=False))]
+        for matrix in matrices
+    ]
     return vstack(parts, format="csr").log1p()
 
 
-# -- fine-tuning and testing -----------------------------------------------------------------------------------------
+# -- fine-tuning and testing ----------------------------------------------------------------
 @dataclass(frozen=True)
 class Prepared:
     """One labelled dataset, ready for its splits."""
@@ -201,8 +274,10 @@ def finetune_and_test(args: argparse.Namespace, device: torch.device) -> None:
     """Both arms on every labelled dataset, the same split and the same first weights for both; then the table."""
     checkpoint = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list)
     if checkpoint.encoder.hidden != args.hid:
-        raise ValueError(f"{args.pretrained_model} has {checkpoint.encoder.hidden} hidden units; use --hid "
-                         f"{checkpoint.encoder.hidden}")  # fmt: skip
+        raise ValueError(
+            f"{args.pretrained_model} has {checkpoint.encoder.hidden} hidden units; use --hid "
+            f"{checkpoint.encoder.hidden}"
+        )
     entries = datasets(args)
     table = data.orthologs(args.data_dir, offline=args.offline)
     csv_path = args.save_result.with_suffix(".csv")
@@ -221,15 +296,18 @@ def finetune_and_test(args: argparse.Namespace, device: torch.device) -> None:
         dataset = prepare(entry, table, args)
         data.report_overlap(dataset.names, checkpoint.genes, "the checkpoint")
         for seed in sorted({seed for _, seed in todo}):
-            parts = data.split(len(dataset.types.rows), seed=seed, per_train=args.per_train, per_val=args.per_val,
-                               most=args.max_tr_num)  # fmt: skip
+            parts = data.split(
+                len(dataset.types.rows), seed=seed, per_train=args.per_train, per_val=args.per_val, most=args.max_tr_num
+            )
             data.report_rare_types(entry.name, dataset.types, parts)
             for arm in utils.ARMS:
                 if (arm, seed) in todo:
                     row = test_arm(dataset, arm, checkpoint, parts, seed, args, device) | {"run": todo[arm, seed]}
                     utils.write_result(csv_path, row)
-                    print(f"{entry.name}, {arm}, seed {seed}: accuracy {row['accuracy']:.3f}, kappa {row['kappa']:.3f}, "
-                          f"macro F1 {row['macro_f1']:.3f} on {row['n_test']:,} cells in {row['seconds']:.1f} s")  # fmt: skip
+                    print(
+                        f"{entry.name}, {arm}, seed {seed}: accuracy {row['accuracy']:.3f}, kappa {row['kappa']:.3f}, "
+                        f"macro F1 {row['macro_f1']:.3f} on {row['n_test']:,} cells in {row['seconds']:.1f} s"
+                    )
     if kept:
         print(f"{kept} of {len(wanted)} runs were in {csv_path} already and are kept")
     results = utils.read_results(csv_path)
@@ -241,17 +319,38 @@ def finetune_and_test(args: argparse.Namespace, device: torch.device) -> None:
 
 def run_identity(entry: data.Entry, arm: str, checkpoint: utils.Checkpoint, args: argparse.Namespace) -> str:
     """A hash of all that a result depends on, but for its seed: a result made otherwise is made again."""
-    settings = {name: getattr(args, name) for name in (
-        "ft_epoch", "ft_lr", "ft_batch_size", "per_train", "per_val", "patience", "max_tr_num", "pca_ft", "pca_dim", "hid",
-        "label_key", "layer", "use_raw", "species")}  # fmt: skip
+    settings = {
+        name: getattr(args, name)
+        for name in (
+            "ft_epoch",
+            "ft_lr",
+            "ft_batch_size",
+            "per_train",
+            "per_val",
+            "patience",
+            "max_tr_num",
+            "pca_ft",
+            "pca_dim",
+            "hid",
+            "label_key",
+            "layer",
+            "use_raw",
+            "species",
+        )
+    }
     weights = checkpoint.identity() if arm == utils.ARMS[0] else None
     return fingerprint("finetune", settings, weights, entry.species, data.stamp_of(entry.path))
 
 
 def test_arm(
-    dataset: Prepared, arm: str, checkpoint: utils.Checkpoint, parts: data.Split, seed: int, args: argparse.Namespace,
+    dataset: Prepared,
+    arm: str,
+    checkpoint: utils.Checkpoint,
+    parts: data.Split,
+    seed: int,
+    args: argparse.Namespace,
     device: torch.device,
-) -> dict[str, object]:  # fmt: skip
+) -> dict[str, object]:
     """Fine-tune one arm on the training cells of a split; its row of the result table, scored on the test cells."""
     begin = time.perf_counter()
     torch.manual_seed(seed)  # both arms begin with the same classifier
@@ -268,17 +367,30 @@ def test_arm(
         train.Labelled(SparseRows(dataset.counts[rows], device, log1p=True), labels[torch.from_numpy(rows)])
         for rows in (parts.train, parts.validation)
     )
-    train.finetune(model, train_cells, validation_cells, epochs=args.ft_epoch, lr=args.ft_lr, batch=args.ft_batch_size,
-                   patience=args.patience, seed=seed)  # fmt: skip
+    train.finetune(
+        model,
+        train_cells,
+        validation_cells,
+        epochs=args.ft_epoch,
+        lr=args.ft_lr,
+        batch=args.ft_batch_size,
+        patience=args.patience,
+        seed=seed,
+    )
     outputs = train.predict(model, SparseRows(dataset.counts[parts.test], device, log1p=True))  # (n_test, L)
-    row = {"dataset": dataset.names.entry.name, "arm": arm, "seed": seed, "n_train": len(parts.train),
-           "n_test": len(parts.test)}  # fmt: skip
+    row = {
+        "dataset": dataset.names.entry.name,
+        "arm": arm,
+        "seed": seed,
+        "n_train": len(parts.train),
+        "n_test": len(parts.test),
+    }
     row |= score.scores(dataset.types.labels[parts.test], outputs)
     return row | {"seconds": time.perf_counter() - begin}
 
 
 def print_table(results) -> None:
-    """Mean per arm over datasets, datasets won / tied / lost, Wilcoxon signed-rank p; a dataset's repeats count once."""
+    """Mean per arm over datasets, datasets won / tied / lost, Wilcoxon p; a dataset's repeats count as one."""
     means = results.groupby(["dataset", "arm"])[list(score.METRICS)].mean().unstack("arm")
     first, second = utils.ARMS
     print(f"\n{len(means)} datasets{'':<12}{first:>12}{second:>22}{'won/tied/lost':>16}{'p':>10}")

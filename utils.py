@@ -19,12 +19,24 @@ from stages.files import fingerprint, whole
 ARMS = ("scPretrain", "Without pretraining")
 RECIPES = ("paper",)
 CHECKPOINT_FORMAT, CHECKPOINT_VERSION = "scpretrain-checkpoint", 1
-RESULT_COLUMNS = ["dataset", "arm", "seed", "n_train", "n_test", "accuracy", "kappa", "macro_f1", "auprc", "auroc",
-                  "seconds", "run"]  # fmt: skip
+RESULT_COLUMNS = [
+    "dataset",
+    "arm",
+    "seed",
+    "n_train",
+    "n_test",
+    "accuracy",
+    "kappa",
+    "macro_f1",
+    "auprc",
+    "auroc",
+    "seconds",
+    "run",
+]
 BASE_URL = "https://cblast.gao-lab.org"
 
 
-# -- flags -----------------------------------------------------------------------------------------------------------
+# -- flags ----------------------------------------------------------------
 def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -34,32 +46,52 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     data = parser.add_argument_group("data")
-    data.add_argument("--data_dir", type=Path, default=Path("dataset"), metavar="DIR",
-                      help="where the datasets are; its datasets.csv is the catalogue, without one every "
-                           ".h5 and .h5ad in it (default: dataset)")  # fmt: skip
+    data.add_argument(
+        "--data_dir",
+        type=Path,
+        default=Path("dataset"),
+        metavar="DIR",
+        help="where the datasets are; its datasets.csv is the catalogue, without one every "
+        ".h5 and .h5ad in it (default: dataset)",
+    )
     data.add_argument("--datasets", type=names, metavar="A,B", help="only these datasets")
     data.add_argument("--exclude", type=names, default=[], metavar="A,B", help="leave these datasets out")
-    data.add_argument("--np_input", type=Path, metavar="DIR",
-                      help="your own dataset instead of the catalogue: feature.npy, label.npy, gene_list.npy")  # fmt: skip
+    data.add_argument(
+        "--np_input",
+        type=Path,
+        metavar="DIR",
+        help="your own dataset instead of the catalogue: feature.npy, label.npy, gene_list.npy",
+    )
     data.add_argument("--ann_input", type=Path, metavar="FILE", help="the same from an .h5ad file")
-    data.add_argument("--label_key", metavar="COLUMN",
-                      help="the column of cell types (default: cell_ontology_class, else cell_type)")  # fmt: skip
+    data.add_argument(
+        "--label_key", metavar="COLUMN", help="the column of cell types (default: cell_ontology_class, else cell_type)"
+    )
     data.add_argument("--layer", metavar="NAME", help="take the values of this .h5ad layer instead of X")
     data.add_argument("--use_raw", action="store_true", help="take the values of .raw of an .h5ad instead of X")
-    data.add_argument("--species", choices=("human", "mouse"),
-                      help="species of all datasets (default: the catalogue's, else told from the gene symbols' case)")  # fmt: skip
+    data.add_argument(
+        "--species",
+        choices=("human", "mouse"),
+        help="species of all datasets (default: the catalogue's, else told from the gene symbols' case)",
+    )
     data.add_argument("--base_url", default=BASE_URL, help="site of the public datasets (default: %(default)s)")
     data.add_argument("--offline", action="store_true", help="never touch the network")
-    data.add_argument("--cache_dir", type=Path, metavar="DIR",
-                      help="where aligned matrices and pseudo-labels are kept (default: cache in the data folder; "
-                           "deleting it is always safe)")  # fmt: skip
+    data.add_argument(
+        "--cache_dir",
+        type=Path,
+        metavar="DIR",
+        help="where aligned matrices and pseudo-labels are kept (default: cache in the data folder; "
+        "deleting it is always safe)",
+    )
 
     pre = parser.add_argument_group("pre-training")
     pre.add_argument("--is_pretrain", action="store_true", help="pre-train (without it: fine-tune and test)")
     pre.add_argument("--recipe", choices=RECIPES, default=RECIPES[0], help="default: %(default)s")
     pre.add_argument("--kmeans", action="store_true", help="pseudo-labels by k-means (without it: Ward's tree)")
-    pre.add_argument("--pretrain_output", action="store_true",
-                     help="phase 2: cluster the output of --pretrained_model and train on from it")  # fmt: skip
+    pre.add_argument(
+        "--pretrain_output",
+        action="store_true",
+        help="phase 2: cluster the output of --pretrained_model and train on from it",
+    )
     pre.add_argument(
         "--avg_cluster_num", type=int, default=100, metavar="CELLS", help="cells per cluster (default: 100)"
     )
@@ -78,8 +110,9 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     fine.add_argument("--patience", type=int, default=30, help="epochs to wait for a better accuracy (default: 30)")
     fine.add_argument("--per_train", type=float, default=0.6, help="share of cells to train on (default: 0.6)")
     fine.add_argument("--per_val", type=float, default=0.1, help="share of cells to validate on (default: 0.1)")
-    fine.add_argument("--max_tr_num", type=int, default=1000,
-                      help="at most so many cells to train and to validate on (default: 1000)")  # fmt: skip
+    fine.add_argument(
+        "--max_tr_num", type=int, default=1000, help="at most so many cells to train and to validate on (default: 1000)"
+    )
     fine.add_argument("--pca_ft", action="store_true", help="let the classifier see --pca_dim components of the cells")
     fine.add_argument("--pca_dim", type=int, default=500, help="number of components (default: 500)")
     fine.add_argument("--fold1", type=int, default=1, help="repeats: fold1 x fold2 runs, each with its own seed")
@@ -88,15 +121,30 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     run = parser.add_argument_group("run")
     run.add_argument("--cuda", action="store_true", help="run on the GPU")
     run.add_argument("--seed", type=int, default=0, help="every chance comes from it (default: 0)")
-    run.add_argument("--pretrained_model", type=Path, default=Path("pretrain/scPretrain.out"), metavar="FILE",
-                     help="checkpoint to start from (default: %(default)s)")  # fmt: skip
-    run.add_argument("--gene_list", type=Path, metavar="FILE",
-                     help="genes of a published bare checkpoint, one a line or a .npy")  # fmt: skip
-    run.add_argument("--save_model", type=Path, default=Path("pretrain/scPretrain.out"), metavar="FILE",
-                     help="checkpoint to write (default: %(default)s)")  # fmt: skip
-    run.add_argument("--save_result", type=Path, default=Path("results/result.out"), metavar="FILE",
-                     help="results in the published text format; the table lies beside it as .csv "
-                          "(default: %(default)s)")  # fmt: skip
+    run.add_argument(
+        "--pretrained_model",
+        type=Path,
+        default=Path("pretrain/scPretrain.out"),
+        metavar="FILE",
+        help="checkpoint to start from (default: %(default)s)",
+    )
+    run.add_argument(
+        "--gene_list", type=Path, metavar="FILE", help="genes of a published bare checkpoint, one a line or a .npy"
+    )
+    run.add_argument(
+        "--save_model",
+        type=Path,
+        default=Path("pretrain/scPretrain.out"),
+        metavar="FILE",
+        help="checkpoint to write (default: %(default)s)",
+    )
+    run.add_argument(
+        "--save_result",
+        type=Path,
+        default=Path("results/result.out"),
+        metavar="FILE",
+        help="results in the published text format; the table lies beside it as .csv (default: %(default)s)",
+    )
     run.add_argument("--mixed", action="store_true", help="accepted for the published command lines; has no effect")
     run.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
     return parser
@@ -104,8 +152,20 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 
 def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse values no run can work with, with the flag's name; exits with 2."""
-    for flag in ("avg_cluster_num", "pt_epoch", "batch_num", "pt_patience", "hid", "ft_epoch", "ft_batch_size", "patience",
-                 "max_tr_num", "pca_dim", "fold1", "fold2"):  # fmt: skip
+    for flag in (
+        "avg_cluster_num",
+        "pt_epoch",
+        "batch_num",
+        "pt_patience",
+        "hid",
+        "ft_epoch",
+        "ft_batch_size",
+        "patience",
+        "max_tr_num",
+        "pca_dim",
+        "fold1",
+        "fold2",
+    ):
         if getattr(args, flag) < 1:
             parser.error(f"--{flag} must be at least 1, not {getattr(args, flag)}")
     for flag in ("pt_lr", "ft_lr"):
@@ -117,8 +177,9 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error(f"--seed must not be negative, it is {args.seed}")
 
 
-def run(command: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser,
-        argv: Sequence[str] | None) -> int:  # fmt: skip
+def run(
+    command: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> int:
     """Parse, run, and turn what a user can mend into one line and exit code 2; returns the exit code."""
     args = parser.parse_args(argv)
     check_flags(parser, args)
@@ -130,13 +191,15 @@ def run(command: Callable[[argparse.Namespace], None], parser: argparse.Argument
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; what was finished is saved, the same command (with --resume when pre-training) goes on",
-              file=sys.stderr)  # fmt: skip
+        print(
+            "interrupted; what was finished is saved, the same command (with --resume when pre-training) goes on",
+            file=sys.stderr,
+        )
         return 130
     return 0
 
 
-# -- chance and device -----------------------------------------------------------------------------------------------
+# -- chance and device ----------------------------------------------------------------
 def seed_everything(seed: int) -> None:
     """Fix the random numbers a library may draw on its own; our own code is handed its seed."""
     random.seed(seed)
@@ -151,7 +214,7 @@ def pick_device(cuda: bool) -> torch.device:
     return torch.device("cuda" if cuda else "cpu")
 
 
-# -- checkpoint ------------------------------------------------------------------------------------------------------
+# -- checkpoint ----------------------------------------------------------------
 @dataclass
 class Checkpoint:
     """An encoder with all it takes to use it: the genes of its columns and how it came about."""
@@ -178,8 +241,7 @@ class Checkpoint:
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write one file that `load_checkpoint` opens anywhere, with or without CUDA."""
-    content = {
-        name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__ if name != "encoder"}  # fmt: skip
+    content = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__ if name != "encoder"}
     content |= {
         "format": CHECKPOINT_FORMAT,
         "version": CHECKPOINT_VERSION,
@@ -197,24 +259,31 @@ def load_checkpoint(path: Path, *, gene_list: Path | None = None) -> Checkpoint:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"there is no checkpoint {path}; make one with: "
-                                f"python main.py --is_pretrain --kmeans --save_model {path}")  # fmt: skip
+        raise FileNotFoundError(
+            f"there is no checkpoint {path}; make one with: python main.py --is_pretrain --kmeans --save_model {path}"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds for a damaged or foreign file
-        raise ValueError(f"{path} is no checkpoint, or a damaged one ({type(error).__name__}); "
-                         "pre-train again, or name another with --pretrained_model") from error  # fmt: skip
+        raise ValueError(
+            f"{path} is no checkpoint, or a damaged one ({type(error).__name__}); "
+            "pre-train again, or name another with --pretrained_model"
+        ) from error
     if isinstance(content, dict) and "fc1.weight" in content:
         return _published(path, content, gene_list)
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         raise ValueError(f"{path} is not a checkpoint of scPretrain; name another with --pretrained_model")
     if content["version"] > CHECKPOINT_VERSION:
-        raise ValueError(f"{path} has checkpoint version {content['version']}, this program reads up to "
-                         f"{CHECKPOINT_VERSION}; update scPretrain")  # fmt: skip
+        raise ValueError(
+            f"{path} has checkpoint version {content['version']}, this program reads up to "
+            f"{CHECKPOINT_VERSION}; update scPretrain"
+        )
     genes, weight = content["genes"], content["weights"]["linear.weight"]
     if len(genes) != weight.shape[1] or fingerprint(genes) != content["genes_hash"]:
-        raise ValueError(f"{path} holds {len(genes):,} gene names for {weight.shape[1]:,} columns, or other names than "
-                         "it was saved with; it is damaged: pre-train again")  # fmt: skip
+        raise ValueError(
+            f"{path} holds {len(genes):,} gene names for {weight.shape[1]:,} columns, or other names than "
+            "it was saved with; it is damaged: pre-train again"
+        )
     encoder = Encoder(weight.shape[1], weight.shape[0])
     encoder.load_state_dict(content["weights"])
     known = {name: content[name] for name in Checkpoint.__dataclass_fields__ if name in content}
@@ -224,21 +293,25 @@ def load_checkpoint(path: Path, *, gene_list: Path | None = None) -> Checkpoint:
 def _published(path: Path, content: dict, gene_list: Path | None) -> Checkpoint:
     weight = content["fc1.weight"]
     if gene_list is None:
-        raise ValueError(f"{path} is a published checkpoint without gene names; name the file that lists its "
-                         f"{weight.shape[1]:,} genes with --gene_list")  # fmt: skip
+        raise ValueError(
+            f"{path} is a published checkpoint without gene names; name the file that lists its "
+            f"{weight.shape[1]:,} genes with --gene_list"
+        )
     if gene_list.suffix == ".npy":
         genes = [str(gene) for gene in np.load(gene_list, allow_pickle=False)]
     else:
         genes = gene_list.read_text(encoding="utf-8").split()
     if len(genes) != weight.shape[1]:
-        raise ValueError(f"{gene_list} lists {len(genes):,} genes, {path} has {weight.shape[1]:,} columns; they are "
-                         "not of the same model")  # fmt: skip
+        raise ValueError(
+            f"{gene_list} lists {len(genes):,} genes, {path} has {weight.shape[1]:,} columns; they are "
+            "not of the same model"
+        )
     encoder = Encoder(weight.shape[1], weight.shape[0])
     encoder.load_state_dict({"linear.weight": weight, "linear.bias": content["fc1.bias"]})
     return Checkpoint(encoder, [gene.upper() for gene in genes], settings={"source": "published weights"})
 
 
-# -- training state --------------------------------------------------------------------------------------------------
+# -- training state ----------------------------------------------------------------
 def state_path(save_model: Path) -> Path:
     return save_model.with_name(save_model.name + ".state")
 
@@ -259,12 +332,14 @@ def load_state(path: Path, identity: str) -> dict[str, Any] | None:
     except Exception as error:
         raise ValueError(f"{path} is no training state, or a damaged one; delete it to start anew") from error
     if not same:
-        raise ValueError(f"{path} is the state of a run with other data or settings; repeat its command, or leave "
-                         "--resume out to start anew")  # fmt: skip
+        raise ValueError(
+            f"{path} is the state of a run with other data or settings; repeat its command, or leave "
+            "--resume out to start anew"
+        )
     return content
 
 
-# -- results ---------------------------------------------------------------------------------------------------------
+# -- results ----------------------------------------------------------------
 def read_results(path: Path) -> pd.DataFrame:
     """The table of results, one row a (dataset, arm, seed); empty where there is no file yet.
 

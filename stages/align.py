@@ -21,8 +21,10 @@ def read_orthologs(path: Path) -> dict[str, str]:
     with open(path, newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
         if missing := {HUMAN_COLUMN, MOUSE_COLUMN} - set(rows.fieldnames or ()):
-            raise ValueError(f"{path}: the ortholog table has no column {', '.join(sorted(missing))}; "
-                             "delete the file to have it downloaded again")  # fmt: skip
+            raise ValueError(
+                f"{path}: the ortholog table has no column {', '.join(sorted(missing))}; "
+                "delete the file to have it downloaded again"
+            )
         pairs = {row[HUMAN_COLUMN].upper(): row[MOUSE_COLUMN].upper() for row in rows if row[HUMAN_COLUMN]}
     if not pairs:
         raise ValueError(f"{path}: the ortholog table is empty; delete the file to have it downloaded again")

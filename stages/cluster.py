@@ -31,8 +31,9 @@ def partition_sizes(cells: int, cells_per_cluster: int = 100) -> tuple[int, int,
     return tuple(min(max(2, size), cells) for size in sizes)
 
 
-def pseudo_labels(points: np.ndarray | csr_matrix | RowsOnDevice, sizes: tuple[int, ...], *, method: str = "kmeans",
-                  seed: int = 0) -> np.ndarray:  # fmt: skip
+def pseudo_labels(
+    points: np.ndarray | csr_matrix | RowsOnDevice, sizes: tuple[int, ...], *, method: str = "kmeans", seed: int = 0
+) -> np.ndarray:
     """Cluster `points` (N, D) once for every number in `sizes`; returns (N, len(sizes)) int64.
 
     `points` is a numpy or csr matrix (scikit-learn, on the CPU) or rows on a device (torch, where they are).

@@ -81,8 +81,9 @@ class Cache:
             self.folder.mkdir(parents=True, exist_ok=True)
             part = Path(tempfile.mkdtemp(prefix=f"{entry.name}.", suffix=".part", dir=self.folder))
         except OSError as error:
-            raise OSError(f"the cache folder {self.folder} cannot be written ({error.strerror}); "
-                          "name another with --cache_dir") from error  # fmt: skip
+            raise OSError(
+                f"the cache folder {self.folder} cannot be written ({error.strerror}); name another with --cache_dir"
+            ) from error
         try:
             for name, array in arrays.items():
                 np.save(part / f"{name}.npy", array)
@@ -92,8 +93,10 @@ class Cache:
                 if not entry.is_dir():
                     raise
         except OSError as error:
-            raise OSError(f"the cache entry {entry} could not be written ({error.strerror or error}); free some "
-                          "space, or name another folder with --cache_dir") from error  # fmt: skip
+            raise OSError(
+                f"the cache entry {entry} could not be written ({error.strerror or error}); free some "
+                "space, or name another folder with --cache_dir"
+            ) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -102,8 +105,12 @@ class Cache:
 
         def parts() -> dict[str, np.ndarray]:
             counts = make()
-            return {"data": counts.data, "indices": counts.indices, "indptr": counts.indptr,
-                    "shape": np.array(counts.shape)}  # fmt: skip
+            return {
+                "data": counts.data,
+                "indices": counts.indices,
+                "indptr": counts.indptr,
+                "shape": np.array(counts.shape),
+            }
 
         found = self.arrays(kind, name, key, parts)
         shape = tuple(int(size) for size in found["shape"])

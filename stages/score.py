@@ -68,6 +68,10 @@ def compare(first: np.ndarray, second: np.ndarray, *, tie: float = 5e-4) -> Comp
     tied = np.abs(difference) < tie
     p = 1.0 if np.allclose(difference, 0) else float(wilcoxon(difference, zero_method="wilcox").pvalue)
     return Comparison(
-        float(first.mean()), float(second.mean()), int((~tied & (difference > 0)).sum()), int(tied.sum()),
-        int((~tied & (difference < 0)).sum()), p,
-    )  # fmt: skip
+        float(first.mean()),
+        float(second.mean()),
+        int((~tied & (difference > 0)).sum()),
+        int(tied.sum()),
+        int((~tied & (difference < 0)).sum()),
+        p,
+    )

@@ -34,10 +34,17 @@ class Progress:
 
 
 def pretrain(
-    model: nn.Module, tasks: Sequence[Task], optimizer: torch.optim.Optimizer, *, epochs: int, steps: int,
-    patience: int, seed: int, progress: Progress | None = None,
+    model: nn.Module,
+    tasks: Sequence[Task],
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: int,
+    steps: int,
+    patience: int,
+    seed: int,
+    progress: Progress | None = None,
     after_epoch: Callable[[Progress], None] = lambda progress: None,
-) -> Progress:  # fmt: skip
+) -> Progress:
     """Train `model` on all tasks at once; it ends with the weights of the epoch with the lowest training loss.
 
     A step draws n_i // `steps` cells of every task (at least one) and makes one dense batch of them; the model is
@@ -50,8 +57,14 @@ def pretrain(
     sizes = [task.batch_size(steps) for task in tasks]
     device = tasks[0].rows.device
     x = torch.empty(sum(sizes), tasks[0].rows.shape[1], device=device)  # (B, G), filled anew every step
-    bar = tqdm(total=epochs * steps * len(x), initial=progress.epoch * steps * len(x), unit=" cells", unit_scale=True,
-               desc="pre-training", dynamic_ncols=True)  # fmt: skip
+    bar = tqdm(
+        total=epochs * steps * len(x),
+        initial=progress.epoch * steps * len(x),
+        unit=" cells",
+        unit_scale=True,
+        desc="pre-training",
+        dynamic_ncols=True,
+    )
     model.train()
     while progress.epoch < epochs and progress.waited < patience:
         generator = torch.Generator().manual_seed(seed * 100_003 + progress.epoch)
@@ -103,9 +116,16 @@ class Labelled:
 
 
 def finetune(
-    model: nn.Module, train: Labelled, validation: Labelled, *, epochs: int, lr: float, batch: int, patience: int,
+    model: nn.Module,
+    train: Labelled,
+    validation: Labelled,
+    *,
+    epochs: int,
+    lr: float,
+    batch: int,
+    patience: int,
     seed: int,
-) -> list[float]:  # fmt: skip
+) -> list[float]:
     """Train a classifier on few labels; it ends with the weights of the best validation accuracy.
 
     Adam, at most `epochs` epochs, until `patience` of them brought nothing better (published: 500, 30, lr 2e-3).
