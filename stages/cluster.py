@@ -68,23 +68,21 @@ def rotate(points: csr_matrix) -> np.ndarray:
     """
     points = points.tocsc()
     cells = points.shape[0]
-    gram = np.zeros((cells, cells))
+    gram = np.zeros((cells, cells), order="F")  # its lower triangle; the upper one stays zero
     for start in range(0, points.shape[1], 2048):
-        block = np.asfortranarray(points[:, start : start + 2048].toarray(order="F"), dtype=np.float32)  # (N, 2048)
-        gram += ssyrk(1.0, block, lower=1)  # the lower triangle, in float32; the sum over blocks in float64
-    mean = (np.tril(gram).sum(axis=1) + np.tril(gram, -1).sum(axis=0)) / cells  # row means of the whole matrix
-    gram += mean.mean() - mean[:, None] - mean[None, :]
+        block = points[:, start : start + 2048].toarray(order="F").astype(np.float32, copy=False)  # (N, 2048)
+        gram += ssyrk(1.0, block, lower=1)  # each block in float32, the sum over blocks in float64
+    del points, block  # a second (N, N) follows
     diagonal = np.arange(cells)
+    mean = (gram.sum(axis=0) + gram.sum(axis=1) - gram[diagonal, diagonal]) / cells  # row means of the whole matrix
+    gram -= (mean - mean.mean())[:, None]
+    gram -= mean[None, :]
     gram[diagonal, diagonal] += 1e-9 * gram[diagonal, diagonal].mean() + np.finfo(np.float32).tiny
-    return _factor(gram).astype(np.float32)
-
-
-def _factor(gram: np.ndarray) -> np.ndarray:
     try:
-        return np.tril(cholesky(gram, lower=True, check_finite=False))
+        return cholesky(gram, lower=True, check_finite=False).astype(np.float32)
     except np.linalg.LinAlgError:  # many equal cells: float32 sums left a slightly negative eigenvalue
         values, vectors = np.linalg.eigh(gram, UPLO="L")
-        return vectors * np.sqrt(np.clip(values, 0, None))
+        return (vectors * np.sqrt(np.clip(values, 0, None))).astype(np.float32)
 
 
 def lloyd(points: RowsOnDevice, sizes: tuple[int, ...], *, seed: int = 0, batch: int = 8192) -> torch.Tensor:

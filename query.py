@@ -1,0 +1,270 @@
+"""One dataset to annotate or to learn from: what its file holds is decided once, then it is read as log1p by rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_matrix, vstack
+
+from stages import align, normalize
+from stages.read import Cells, RowBlocks, Unreadable, kind_of_names, matrices, open_rows, species_from_case
+
+KINDS = {
+    "symbol": "gene symbols",
+    "ensembl_human": "human Ensembl ids",
+    "ensembl_mouse": "mouse Ensembl ids",
+    "entrez": "Entrez ids",
+    "probe/other": "names that are neither symbols nor Ensembl ids",
+}
+LOW_OVERLAP, LEAST_OVERLAP = 0.5, 0.1  # share of the checkpoint's genes: below it a warning, a refusal
+SURE_OF_SPECIES = 0.8  # share of telling names that must agree before a flag is doubted
+NEARBY = 64  # rows whose distance in the file is smaller are read in one go
+
+
+@dataclass
+class Source:
+    """A dataset that is read by rows: genes in the shared spelling, values as log1p of 10,000 counts a cell."""
+
+    rows: RowBlocks
+    values: normalize.Values
+    matrix: str  # where in the file the values are: "X", ".raw", "layers['counts']"
+    species: str
+    kind: str  # of gene names, a key of KINDS
+    genes: list[str]  # shared names of the columns in use
+    columns: np.ndarray = field(repr=False)  # (len(genes),) their places in the file
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.rows.name
+
+    @property
+    def where(self) -> str:
+        return self.rows.where
+
+    def __len__(self) -> int:
+        return self.rows.n_cells
+
+    def spelled(self) -> list[str]:
+        """The genes in use as the file spells them."""
+        return [self.rows.genes[column] for column in self.columns]
+
+    def log(self, counts: csr_matrix) -> tuple[csr_matrix, np.ndarray]:
+        """A block as it was read -> (log1p (B, G) of the columns in use, which cells hold no count (B,) bool)."""
+        try:
+            values = normalize.to_log1p(counts, self.values)
+        except ValueError as error:
+            raise Unreadable(f"{self.where}: {error}") from None
+        empty = np.asarray(counts.sum(axis=1)).ravel() == 0
+        return self._used(values), empty
+
+    def plain(self, counts: csr_matrix) -> csr_matrix:
+        """log1p of raw counts, not scaled, as the paper recipe's encoder saw cells; `log` where they are not counts."""
+        return self._used(counts.log1p()) if self.values.kind == "counts" else self.log(counts)[0]
+
+    def _used(self, values: csr_matrix) -> csr_matrix:
+        return values if len(self.columns) == values.shape[1] else values[:, self.columns]
+
+    def take(self, wanted: np.ndarray) -> csr_matrix:
+        """The cells `wanted` (M,), rising, as the file holds them; neighbours in the file are read together."""
+        if not len(wanted):
+            return csr_matrix((0, self.rows.n_genes), dtype=np.float32)
+        parts = []
+        for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > NEARBY) + 1):
+            for piece in np.split(run, range(4096, len(run), 4096)):
+                first = int(piece[0])
+                block = self.rows.rows(first, int(piece[-1]) + 1)
+                parts.append(block[piece - first] if len(piece) < block.shape[0] else block)
+        return vstack(parts, format="csr")
+
+    def labels(self, key: str | None, unlabeled: Sequence[str] = ()) -> np.ndarray | None:  # (N,) object
+        """Cell types as text, "" for a cell without one; None where there is no such column."""
+        labels = self.rows.labels(key)
+        if labels is not None and unlabeled:
+            labels = np.where(np.isin(labels.astype(str), [str(word).strip() for word in unlabeled]), "", labels)
+        return labels
+
+
+@contextmanager
+def open_source(path: Path, table: Mapping[str, str], **how) -> Iterator[Source]:
+    """Open a file of any format that stages.read knows; `how` as `decide`, and layer: the matrix to use.
+
+    Raises ValueError or OSError naming the file, and what to do.
+    """
+    path = Path(path)
+    layer, values = how.pop("layer", None), how.get("values")
+    choices = matrices(path)
+    if layer is not None:
+        words = next((w for w in choices if layer in (w, w.lstrip("."), w[len("layers['") : -2])), None)
+        if words is None:
+            raise ValueError(f"{path}: there is no matrix {layer!r} in it; it has {', '.join(choices)}")
+        choices = {words: choices[words]}
+    elif values is not None:  # said, not found out: then it is about X
+        choices = {"X": choices["X"]} if "X" in choices else choices
+    samples, refused = {}, []
+    for words, which in choices.items():
+        try:
+            with open_rows(path, **which) as rows:
+                samples[words] = rows.sample(500)
+        except Unreadable as error:
+            if len(choices) == 1:
+                raise
+            refused.append(str(error))
+    if not samples:
+        raise ValueError("; ".join(refused))
+    words, found = choose(samples, values, str(path))
+    with open_rows(path, **choices[words]) as rows:
+        yield decide(rows, words, found, table, **how)
+
+
+def in_memory(cells: Cells, table: Mapping[str, str], matrix: str, found: normalize.Values, **how) -> Source:
+    """A dataset that is in memory already, as a notebook has it."""
+    return decide(RowBlocks(cells.name, cells.path, cells=cells), matrix, found, table, **how)
+
+
+def choose(samples: Mapping[str, csr_matrix], values: str | None, where: str) -> tuple[str, normalize.Values]:
+    """Which of the matrices to use and what it holds; `values` is what the user says it holds."""
+    try:
+        if values is None:
+            return normalize.choose(samples)
+        words = next(iter(samples))
+        normalize.refuse(samples[words], words)
+        return words, normalize.values_named(values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def decide(
+    rows: RowBlocks,
+    matrix: str,
+    found: normalize.Values,
+    table: Mapping[str, str],
+    *,
+    species: str | None = None,
+    values: str | None = None,
+    force: bool = False,
+    say: Callable[[str], None] = print,
+) -> Source:
+    """What a dataset is: species, kind of names, shared genes; says so, and refuses names nothing can be done with.
+
+    table: human symbol -> mouse symbol. species: what the user says it is. force: go on with doubtful gene names.
+    """
+    genes = rows.genes
+    kind = kind_of_names(genes)
+    told, share, why = species_of(genes, table)
+    source = Source(rows, found, matrix, species or told, kind, [], np.empty(0, int))
+    if species and species != told and share >= SURE_OF_SPECIES:
+        source.warnings.append(
+            f"{rows.name}: you say {species}, but {share:.0%} of the telling gene names are {told} ({why}); "
+            f"leave --species out, or say {told}, unless you are sure"
+        )
+    refuse_names(rows, genes, force, source)
+    names = align.shared_names(genes, source.species, table)
+    names = ["" if not gene.strip() else name for gene, name in zip(genes, names, strict=True)]
+    source.columns = np.array([column for column, name in enumerate(names) if name], dtype=np.int64)
+    source.genes = [names[column] for column in source.columns]
+    say(f"{rows.name}: {rows.n_cells:,} cells x {rows.n_genes:,} genes; {found.describe(matrix)}")
+    how = "as you say" if species else f"from {why}, {share:.0%} agree" if share > 0.5 else "a guess, nothing tells"
+    say(f"{rows.name}: {KINDS[kind]} of {source.species} ({how}); {rows.note}")
+    if kind in ("entrez", "probe/other"):
+        source.warnings.append(
+            f"{rows.name}: its genes look like {KINDS[kind]} ({', '.join(genes[:3])}); they can only be matched with "
+            "files that name genes the same way. Put gene symbols into var_names or a column gene_symbols"
+        )
+    return source
+
+
+def species_of(genes: Sequence[str], table: Mapping[str, str]) -> tuple[str, float, str]:
+    """(species, share of the telling names that agree, what told it): by symbols one species has, else by case."""
+    human = {name for name, other in table.items() if name != other}
+    mouse = {other for name, other in table.items() if name != other}
+    only_human, only_mouse = human - mouse - set(table.values()), mouse - human - set(table)
+    upper = {gene.upper() for gene in genes}
+    of_human, of_mouse = len(upper & only_human), len(upper & only_mouse)
+    told, share = species_from_case(genes)
+    if of_human + of_mouse >= 10 and told != (by_name := "human" if of_human > of_mouse else "mouse"):
+        agree = max(of_human, of_mouse) / (of_human + of_mouse)
+        if agree >= SURE_OF_SPECIES:  # mouse symbols in upper case, say
+            return by_name, agree, "symbols that only one species has"
+    return told, share, "the Ensembl prefix" if genes and genes[0].startswith("ENS") else "the case of the symbols"
+
+
+def refuse_names(rows: RowBlocks, genes: Sequence[str], force: bool, source: Source) -> None:
+    """ValueError for empty or doubled gene names; with `force`, or where the format is made so, a warning."""
+    empty = sum(not gene.strip() for gene in genes)
+    doubled = len(genes) - empty - len({gene for gene in genes if gene.strip()})
+    if not empty and not doubled:
+        return
+    seen: set[str] = set()
+    first = next((gene for gene in genes if gene.strip() and (gene in seen or seen.add(gene))), "")
+    what = [f"{empty:,} empty gene names"] * bool(empty) + [f"{doubled:,} doubled gene names ({first} ...)"] * bool(doubled)
+    # symbols beside unique ids are doubled in every 10x file, and Cell BLAST files count on the first
+    usual = not empty and (rows.note.startswith("exprs") or "10x" in rows.note or "var column" in rows.note)
+    usual = usual or not empty and ("mtx" in rows.note or "symbol part" in rows.note)
+    if not usual and not force:
+        raise ValueError(
+            f"{rows.where}: {' and '.join(what)}; make them unique (adata.var_names_make_unique()) and name every gene, "
+            "or say --force: then the first column of a name counts and nameless ones are left out"
+        )
+    source.warnings.append(f"{rows.name}: {' and '.join(what)}; the first column of a name counts")
+
+
+def refuse_cells(source: Source) -> None:
+    """ValueError for doubled cell names: a label could not be told which cell it belongs to."""
+    names = source.rows.cells
+    if len(set(names)) < len(names):
+        seen: set[str] = set()
+        first = next(name for name in names if name in seen or seen.add(name))
+        raise ValueError(
+            f"{source.where}: {len(names) - len(set(names)):,} cell names occur twice ({first!r} ...); make them unique "
+            "first: adata.obs_names_make_unique()"
+        )
+
+
+def shared_genes(sources: Sequence[Source]) -> list[str]:
+    """Genes that all sources have, in the first one's order. Raises ValueError where there are none."""
+    first, *others = sources
+    shared = set(first.genes).intersection(*(source.genes for source in others))
+    if not shared:
+        raise ValueError(
+            f"{first.where} has no gene in common with {', '.join(source.where for source in others)}: "
+            + "; ".join(
+                f"{s.name} has {KINDS[s.kind]} of {s.species} ({', '.join(s.rows.genes[:3])})" for s in sources
+            )
+            + ". Both need the same kind of names; put gene symbols into var_names or a column gene_symbols"
+        )
+    return [gene for gene in first.genes if gene in shared]
+
+
+def check_overlap(source: Source, genes: Sequence[str], force: bool, say: Callable[[str], None] = print) -> dict:
+    """Say how many of the checkpoint's genes a dataset has; warn under 50 %, ValueError under 10 % unless forced."""
+    found = align.overlap(source.genes, genes)
+    share = found / max(1, len(genes))
+    say(
+        f"{source.name}: {found:,} of {len(genes):,} genes of the checkpoint present ({share:.0%}), "
+        f"matched by {KINDS[source.kind]} of {source.species}"
+    )
+    if share < LEAST_OVERLAP:
+        sentence = f"{source.where}: only {found:,} of the checkpoint's {len(genes):,} genes are in it ({share:.1%})"
+        theirs = kind_of_names(genes)
+        if source.kind != theirs:
+            why = f"its genes are {KINDS[source.kind]} ({', '.join(source.spelled()[:3])}), the checkpoint's are "
+            why += f"{KINDS[theirs]} ({', '.join(genes[:3])}); put those into var_names or a column gene_symbols"
+        else:
+            why = f"they were taken as {KINDS[source.kind]} of {source.species} ({', '.join(source.spelled()[:3])}); if "
+            why += "that is wrong say --species; a panel of few genes needs a checkpoint of its own: leave out "
+            why += "--pretrained_model, then one is made of these very genes"
+        if not force:
+            raise ValueError(f"{sentence}: {why}, or go on with --force")
+        source.warnings.append(f"{sentence}: {why}")
+    elif share < LOW_OVERLAP:
+        source.warnings.append(
+            f"{source.name}: {share:.0%} of the checkpoint's genes are present; the others count as not expressed, and "
+            "labels may suffer. A file with all genes (before the choice of variable ones) does better"
+        )
+    return {"dataset": source.name, "species": source.species, "names": KINDS[source.kind],
+            "genes of the checkpoint": len(genes), "present": found, "share": share}  # fmt: skip
