@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from stages import align, download
-from stages.files import Cache, stamp, writable
+from stages import align, download, normalize
+from stages.files import Cache, fingerprint, stamp, writable
 from stages.read import Cells, Unreadable, kind_of_names, open_rows, read, species_from_case
 
 HERE = Path(__file__).resolve().parent
@@ -58,7 +58,8 @@ def catalogue(
     known = [entry.name for entry in entries]
     for name in [*(datasets or ()), *exclude]:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
+            folded = {one.casefold(): one for one in known}
+            near = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, 1)]
             hint = (
                 f"did you mean {near[0]}?"
                 if near
@@ -107,6 +108,35 @@ def own_entries(np_input: Path | None, ann_input: Path | None, species: str | No
         name = path.stem if path.is_file() else path.resolve().name
         entries.append(Entry(name, species or "", True, path))
     return entries
+
+
+def wanted(
+    data_dir: Path,
+    *,
+    datasets: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    species: str | None = None,
+    np_input: Path | None = None,
+    ann_input: Path | None = None,
+    base_url: str,
+    offline: bool = False,
+    labelled_because: str = "",
+) -> list[Entry]:
+    """The datasets of a run with their files: the user's own where they are given, else those of the catalogue.
+
+    With `labelled_because` the unlabelled ones are left out and this reason is printed. Raises ValueError or
+    FileNotFoundError where none is left.
+    """
+    own = own_entries(np_input, ann_input, species)
+    if own:
+        return own
+    entries = catalogue(data_dir, datasets=datasets, exclude=exclude, species=species)
+    labelled = [entry for entry in entries if entry.labelled]
+    if labelled_because and len(labelled) < len(entries):
+        print(f"{len(entries) - len(labelled)} unlabelled datasets are left out: {labelled_because}")
+        if not (entries := labelled):
+            raise ValueError("no labelled dataset is left; name one with --datasets, or mark it in datasets.csv")
+    return obtain(entries, data_dir, base_url=base_url, offline=offline)
 
 
 def obtain(entries: list[Entry], data_dir: Path, *, base_url: str, offline: bool) -> list[Entry]:
@@ -285,7 +315,7 @@ def aligned(
         str(entry.path.resolve()),
         stamp_of(entry.path),
         genes_hash,
-        names.entry.species,
+        fingerprint(names.genes),  # another ortholog table gives the same file's columns other names
         recipe,
         sorted(values.items()),
     )
@@ -322,11 +352,51 @@ def cell_types(cells: Cells, *, label_key: str | None = None) -> Types:
     rows = np.flatnonzero(cells.labels != "")
     classes, labels = np.unique(cells.labels[rows].astype(str), return_inverse=True)
     if len(classes) < 2:
-        found = f"only one cell type, {classes[0]!r}" if len(classes) else "no cell with a label"
+        found = f"only one cell type, {str(classes[0])!r}" if len(classes) else "no cell with a label"
         raise Unreadable(
             f"{where}: {found}; two are needed to train a classifier. Leave it out with --exclude {cells.name}"
         )
     return Types(rows, labels, [str(name) for name in classes])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One labelled dataset, ready for its splits."""
+
+    names: Names
+    genes: list[str]  # the columns of `counts`: each of the dataset's own genes once
+    counts: csr_matrix  # (M, G), labelled cells only: raw, or as `normalise` left them
+    types: Types
+
+
+def prepare(
+    entry: Entry,
+    table: dict[str, str],
+    *,
+    label_key: str | None = None,
+    normalise: Callable[[csr_matrix], csr_matrix] | None = None,
+    **values: object,
+) -> Prepared:
+    """Read one labelled dataset; `normalise` sees all genes of its file, before any of them is left out."""
+    [names] = gene_names([entry], table, **values)
+    entry = names.entry
+    cells = load(entry, label_key=label_key, **values)
+    types = cell_types(cells, label_key=label_key)
+    if len(types.rows) < len(cells.cells):
+        print(f"{entry.name}: {len(cells.cells) - len(types.rows):,} cells without a label are left out")
+    counts = cells.counts[types.rows]
+    if normalise:
+        try:
+            counts = normalise(counts)
+        except ValueError as error:
+            raise ValueError(f"{entry.name} ({entry.path}): {error}") from error
+    used = [column for column, gene in enumerate(names.genes) if gene]
+    return Prepared(names, [names.genes[column] for column in used], counts[:, used], types)
+
+
+def log_normalised(counts: csr_matrix) -> csr_matrix:
+    """Values (N, G) of any kind as log1p of counts scaled to 10,000 a cell; told what they are by their numbers."""
+    return normalize.to_log1p(counts, normalize.detect(counts))
 
 
 @dataclass(frozen=True)
@@ -348,6 +418,17 @@ def split(cells: int, *, seed: int, per_train: float = 0.6, per_val: float = 0.1
         raise ValueError(f"{cells} cells are too few to split into training and test cells")
     order = np.random.default_rng(seed).permutation(cells)
     return Split(order[:train], order[train : train + validation], order[train + validation :])
+
+
+def split_of(dataset: Prepared, seed: int, per_train: float, per_val: float, most: int) -> Split:
+    """`split` of a dataset's cells; says which types it leaves without cells. Its ValueError names the dataset."""
+    entry = dataset.names.entry
+    try:
+        parts = split(len(dataset.types.rows), seed=seed, per_train=per_train, per_val=per_val, most=most)
+    except ValueError as error:
+        raise ValueError(f"{entry.name} ({entry.path}): {error}; leave it out with --exclude {entry.name}") from error
+    report_rare_types(entry.name, dataset.types, parts)
+    return parts
 
 
 def report_rare_types(name: str, types: Types, parts: Split) -> None:

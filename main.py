@@ -8,7 +8,6 @@ python main.py --kmeans                                     fine-tune and test, 
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,25 +36,14 @@ def command(args: argparse.Namespace) -> None:
 
 def datasets(args: argparse.Namespace) -> list[data.Entry]:
     """The datasets of this run, with their files."""
-    own = data.own_entries(args.np_input, args.ann_input, args.species)
-    if own:
-        return own
-    entries = data.catalogue(args.data_dir, datasets=args.datasets, exclude=args.exclude, species=args.species)
-    labelled = [entry for entry in entries if entry.labelled]
-    if (not args.is_pretrain or args.recipe == "paper") and len(labelled) < len(entries):
-        why = (
-            "the paper recipe pre-trains on labelled datasets only"
-            if args.is_pretrain
-            else "there is nothing to test on"
-        )
-        print(f"{len(entries) - len(labelled)} unlabelled datasets are left out: {why}")
-        if not (entries := labelled):
-            raise ValueError("no labelled dataset is left; name one with --datasets, or mark it in datasets.csv")
-    return data.obtain(entries, args.data_dir, base_url=args.base_url, offline=args.offline)
+    why = "there is nothing to test on"
+    if args.is_pretrain:
+        why = "the paper recipe pre-trains on labelled datasets only" if args.recipe == "paper" else ""
+    return data.wanted(**utils.flags(args, utils.DATA_FLAGS), labelled_because=why)
 
 
 def file_values(args: argparse.Namespace) -> dict[str, object]:
-    return {"layer": args.layer, "use_raw": args.use_raw}
+    return utils.flags(args, utils.VALUE_FLAGS)
 
 
 # -- pre-training ----------------------------------------------------------------
@@ -130,7 +118,8 @@ def pretrain(args: argparse.Namespace, device: torch.device) -> None:
         "paper",
         settings,
         genes_hash,
-        [data.stamp_of(names.entry.path) for names in named],
+        [(names.entry.name, fingerprint(names.genes), data.stamp_of(names.entry.path)) for names in named],
+        file_values(args),
         start.identity() if start else None,
         device.type,
     )
@@ -184,7 +173,7 @@ def pseudo_labels(
         str(entry.path.resolve()),
         data.stamp_of(entry.path),
         genes_hash,
-        entry.species,
+        fingerprint(names.genes),
         args.layer,
         args.use_raw,
         start.identity() if start else None,
@@ -249,30 +238,9 @@ def log1p_sample(matrices: Sequence[csr_matrix], seed: int) -> csr_matrix:
 
 
 # -- fine-tuning and testing ----------------------------------------------------------------
-@dataclass(frozen=True)
-class Prepared:
-    """One labelled dataset, ready for its splits."""
-
-    names: data.Names
-    genes: list[str]  # the columns of `counts`: each of the dataset's own genes once
-    counts: csr_matrix  # (M, G) raw, labelled cells only
-    types: data.Types
-
-
-def prepare(entry: data.Entry, table: dict[str, str], args: argparse.Namespace) -> Prepared:
-    [names] = data.gene_names([entry], table, **file_values(args))
-    cells = data.load(names.entry, label_key=args.label_key, **file_values(args))
-    types = data.cell_types(cells, label_key=args.label_key)
-    if len(types.rows) < len(cells.cells):
-        print(f"{entry.name}: {len(cells.cells) - len(types.rows):,} cells without a label are left out")
-    used = [column for column, gene in enumerate(names.genes) if gene]
-    genes = [names.genes[column] for column in used]
-    return Prepared(names, genes, cells.counts[types.rows][:, used], types)
-
-
 def finetune_and_test(args: argparse.Namespace, device: torch.device) -> None:
     """Both arms on every labelled dataset, the same split and the same first weights for both; then the table."""
-    checkpoint = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list)
+    checkpoint = utils.checkpoint_of(args)
     if checkpoint.encoder.hidden != args.hid:
         raise ValueError(
             f"{args.pretrained_model} has {checkpoint.encoder.hidden} hidden units; use --hid "
@@ -280,44 +248,40 @@ def finetune_and_test(args: argparse.Namespace, device: torch.device) -> None:
         )
     entries = datasets(args)
     table = data.orthologs(args.data_dir, offline=args.offline)
+    table_hash = fingerprint(table)
     csv_path = args.save_result.with_suffix(".csv")
     seeds = [args.seed + repeat for repeat in range(args.fold1 * args.fold2)]
-    wanted, kept = {}, 0
+    wanted = {
+        (entry.name, arm, seed): run_identity(entry, arm, checkpoint, table_hash, args)
+        for entry in entries
+        for arm in utils.ARMS
+        for seed in seeds
+    }
+    todo = utils.unfinished(csv_path, wanted)
     for entry in entries:
-        runs = {(arm, seed): run_identity(entry, arm, checkpoint, args) for arm in utils.ARMS for seed in seeds}
-        results = utils.read_results(csv_path)
-        of_entry = results[results["dataset"] == entry.name]
-        done = {(row.arm, row.seed): row.run for row in of_entry.itertuples()}
-        wanted |= {(entry.name, *which): run for which, run in runs.items()}
-        todo = {which: run for which, run in runs.items() if done.get(which) != run}
-        kept += len(runs) - len(todo)
-        if not todo:
+        if not any(name == entry.name for name, _, _ in todo):
             continue
-        dataset = prepare(entry, table, args)
+        dataset = data.prepare(entry, table, label_key=args.label_key, **file_values(args))
         data.report_overlap(dataset.names, checkpoint.genes, "the checkpoint")
-        for seed in sorted({seed for _, seed in todo}):
-            parts = data.split(
-                len(dataset.types.rows), seed=seed, per_train=args.per_train, per_val=args.per_val, most=args.max_tr_num
-            )
-            data.report_rare_types(entry.name, dataset.types, parts)
+        for seed in sorted({seed for name, _, seed in todo if name == entry.name}):
+            parts = data.split_of(dataset, seed, args.per_train, args.per_val, args.max_tr_num)
             for arm in utils.ARMS:
-                if (arm, seed) in todo:
-                    row = test_arm(dataset, arm, checkpoint, parts, seed, args, device) | {"run": todo[arm, seed]}
+                if run := todo.get((entry.name, arm, seed)):
+                    row = test_arm(dataset, arm, checkpoint, parts, seed, args, device) | {"run": run}
                     utils.write_result(csv_path, row)
                     print(
                         f"{entry.name}, {arm}, seed {seed}: accuracy {row['accuracy']:.3f}, kappa {row['kappa']:.3f}, "
                         f"macro F1 {row['macro_f1']:.3f} on {row['n_test']:,} cells in {row['seconds']:.1f} s"
                     )
-    if kept:
-        print(f"{kept} of {len(wanted)} runs were in {csv_path} already and are kept")
-    results = utils.read_results(csv_path)
-    mine = [wanted.get((row.dataset, row.arm, row.seed)) == row.run for row in results.itertuples()]
-    utils.write_published(args.save_result, results[mine])
-    print_table(results[mine])
+    results = utils.results_of(csv_path, wanted)
+    utils.write_published(args.save_result, results)
+    print(score.table(results, utils.ARMS, score.METRICS))
     print(f"{csv_path} and {args.save_result} written")
 
 
-def run_identity(entry: data.Entry, arm: str, checkpoint: utils.Checkpoint, args: argparse.Namespace) -> str:
+def run_identity(
+    entry: data.Entry, arm: str, checkpoint: utils.Checkpoint, table_hash: str, args: argparse.Namespace
+) -> str:
     """A hash of all that a result depends on, but for its seed: a result made otherwise is made again."""
     settings = {
         name: getattr(args, name)
@@ -339,11 +303,12 @@ def run_identity(entry: data.Entry, arm: str, checkpoint: utils.Checkpoint, args
         )
     }
     weights = checkpoint.identity() if arm == utils.ARMS[0] else None
-    return fingerprint("finetune", settings, weights, entry.species, data.stamp_of(entry.path))
+    names = None if entry.species == "mouse" else table_hash  # mouse genes need no ortholog table
+    return fingerprint("finetune", settings, weights, entry.species, names, data.stamp_of(entry.path))
 
 
 def test_arm(
-    dataset: Prepared,
+    dataset: data.Prepared,
     arm: str,
     checkpoint: utils.Checkpoint,
     parts: data.Split,
@@ -387,18 +352,6 @@ def test_arm(
     }
     row |= score.scores(dataset.types.labels[parts.test], outputs)
     return row | {"seconds": time.perf_counter() - begin}
-
-
-def print_table(results) -> None:
-    """Mean per arm over datasets, datasets won / tied / lost, Wilcoxon p; a dataset's repeats count as one."""
-    means = results.groupby(["dataset", "arm"])[list(score.METRICS)].mean().unstack("arm")
-    first, second = utils.ARMS
-    print(f"\n{len(means)} datasets{'':<12}{first:>12}{second:>22}{'won/tied/lost':>16}{'p':>10}")
-    for metric in score.METRICS:
-        both = score.compare(means[metric][first].to_numpy(), means[metric][second].to_numpy())
-        counts = f"{both.won}/{both.tied}/{both.lost}"
-        print(f"{metric:<22}{both.first:>12.4f}{both.second:>22.4f}{counts:>16}{both.p:>10.3g}")
-    print()
 
 
 if __name__ == "__main__":

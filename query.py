@@ -11,7 +11,16 @@ import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
 from stages import align, normalize
-from stages.read import Cells, RowBlocks, Unreadable, kind_of_names, matrices, open_rows, species_from_case
+from stages.read import (
+    Cells,
+    RowBlocks,
+    Unreadable,
+    gene_symbols,
+    kind_of_names,
+    matrices,
+    open_rows,
+    species_from_case,
+)
 
 KINDS = {
     "symbol": "gene symbols",
@@ -201,7 +210,9 @@ def refuse_names(rows: RowBlocks, genes: Sequence[str], force: bool, source: Sou
         return
     seen: set[str] = set()
     first = next((gene for gene in genes if gene.strip() and (gene in seen or seen.add(gene))), "")
-    what = [f"{empty:,} empty gene names"] * bool(empty) + [f"{doubled:,} doubled gene names ({first} ...)"] * bool(doubled)
+    what = [f"{empty:,} empty gene names"] * bool(empty) + [f"{doubled:,} doubled gene names ({first} ...)"] * bool(
+        doubled
+    )
     # symbols beside unique ids are doubled in every 10x file, and Cell BLAST files count on the first
     usual = not empty and (rows.note.startswith("exprs") or "10x" in rows.note or "var column" in rows.note)
     usual = usual or not empty and ("mtx" in rows.note or "symbol part" in rows.note)
@@ -232,9 +243,7 @@ def shared_genes(sources: Sequence[Source]) -> list[str]:
     if not shared:
         raise ValueError(
             f"{first.where} has no gene in common with {', '.join(source.where for source in others)}: "
-            + "; ".join(
-                f"{s.name} has {KINDS[s.kind]} of {s.species} ({', '.join(s.rows.genes[:3])})" for s in sources
-            )
+            + "; ".join(f"{s.name} has {KINDS[s.kind]} of {s.species} ({', '.join(s.rows.genes[:3])})" for s in sources)
             + ". Both need the same kind of names; put gene symbols into var_names or a column gene_symbols"
         )
     return [gene for gene in first.genes if gene in shared]
@@ -255,7 +264,9 @@ def check_overlap(source: Source, genes: Sequence[str], force: bool, say: Callab
             why = f"its genes are {KINDS[source.kind]} ({', '.join(source.spelled()[:3])}), the checkpoint's are "
             why += f"{KINDS[theirs]} ({', '.join(genes[:3])}); put those into var_names or a column gene_symbols"
         else:
-            why = f"they were taken as {KINDS[source.kind]} of {source.species} ({', '.join(source.spelled()[:3])}); if "
+            why = (
+                f"they were taken as {KINDS[source.kind]} of {source.species} ({', '.join(source.spelled()[:3])}); if "
+            )
             why += "that is wrong say --species; a panel of few genes needs a checkpoint of its own: leave out "
             why += "--pretrained_model, then one is made of these very genes"
         if not force:
@@ -268,3 +279,28 @@ def check_overlap(source: Source, genes: Sequence[str], force: bool, say: Callab
         )
     return {"dataset": source.name, "species": source.species, "names": KINDS[source.kind],
             "genes of the checkpoint": len(genes), "present": found, "share": share}  # fmt: skip
+
+
+def matrices_of(adata, name: str) -> dict[str, Cells]:
+    """The matrices of an AnnData, in the order to look for counts: words -> cells with these values."""
+    found = {}
+    if adata.raw is not None:
+        found[".raw"] = adata.raw.X, adata.raw.var
+    for layer in sorted(adata.layers, key=lambda layer: (layer != "counts", layer)):
+        found[f"layers[{layer!r}]"] = adata.layers[layer], adata.var
+    if adata.X is not None:
+        found["X"] = adata.X, adata.var
+    if not found:
+        raise ValueError(f"{name}: it has no matrix, neither X nor layers nor .raw")
+    table = {str(key): adata.obs[key].to_numpy(dtype=object) for key in adata.obs}
+    cells = {}
+    for words, (matrix, var) in found.items():
+        if hasattr(matrix, "to_memory"):
+            matrix = matrix.to_memory()
+        values = csr_matrix(matrix, dtype=np.float32)
+        values.sum_duplicates()
+        genes, where = gene_symbols(list(var.index.astype(str)), {str(key): var[key].to_numpy() for key in var})
+        names = [str(cell) for cell in adata.obs_names]
+        note = f"{words}, genes from {where}"
+        cells[words] = Cells(name, Path(name), values, genes, names, None, list(table), note, table)
+    return cells

@@ -1,6 +1,8 @@
 """A run: its flags, seed, device, checkpoint file and result file; nothing else."""
 
 import argparse
+import hashlib
+import io
 import random
 import sys
 import traceback
@@ -33,12 +35,24 @@ RESULT_COLUMNS = [
     "seconds",
     "run",
 ]
+CLUSTER_COLUMNS = ["dataset", "arm", "seed", "n_cells", "n_types", "ari", "nmi", "silhouette", "run"]
+DATA_FLAGS = ("data_dir", "datasets", "exclude", "species", "np_input", "ann_input", "base_url", "offline")
+VALUE_FLAGS = ("layer", "use_raw")
+CLASSIFIERS = ("svm", "rf", "lr", "knn")
+FORMATS = ("pdf", "png", "svg")
 BASE_URL = "https://cblast.gao-lab.org"
 
 
 # -- flags ----------------------------------------------------------------
 def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def formats(text: str) -> list[str]:
+    found = names(text.lower())
+    if not found or set(found) - set(FORMATS):
+        raise argparse.ArgumentTypeError(f"{text!r}: name one or more of {', '.join(FORMATS)}, with commas between")
+    return found
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -118,6 +132,26 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     fine.add_argument("--fold1", type=int, default=1, help="repeats: fold1 x fold2 runs, each with its own seed")
     fine.add_argument("--fold2", type=int, default=1, help="see --fold1")
 
+    off = parser.add_argument_group("classifiers off the shelf (rf_svm_lr.py)")
+    off.add_argument("--clf", choices=(*CLASSIFIERS, "all"), default="all", help="which of them (default: all)")
+    off.add_argument(
+        "--tuned",
+        action="store_true",
+        help="pick C, depth or k by cross-validation inside the training cells, instead of the published settings",
+    )
+
+    draw = parser.add_argument_group("pictures (clus.py, fig.py)")
+    draw.add_argument(
+        "--umap",
+        metavar="NAME",
+        help="dataset to draw, or none (default: Quake_10x_Kidney where it is there, else the largest labelled one)",
+    )
+    draw.add_argument("--figs", type=Path, default=Path("figs"), metavar="DIR", help="where they go (default: figs)")
+    draw.add_argument(
+        "--format", type=formats, default=["pdf", "png"], metavar="A,B", help="pdf, png, svg (default: pdf,png)"
+    )
+    draw.add_argument("--dpi", type=int, default=200, help="dots per inch of pixels (default: 200)")
+
     run = parser.add_argument_group("run")
     run.add_argument("--cuda", action="store_true", help="run on the GPU")
     run.add_argument("--seed", type=int, default=0, help="every chance comes from it (default: 0)")
@@ -165,6 +199,7 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         "pca_dim",
         "fold1",
         "fold2",
+        "dpi",
     ):
         if getattr(args, flag) < 1:
             parser.error(f"--{flag} must be at least 1, not {getattr(args, flag)}")
@@ -173,16 +208,24 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
             parser.error(f"--{flag} must be above 0, not {getattr(args, flag)}")
     if not 0 < args.per_train < 1 or not 0 <= args.per_val < 1 or args.per_train + args.per_val >= 1:
         parser.error(f"--per_train {args.per_train} and --per_val {args.per_val} must leave cells for testing")
+    if args.save_result.suffix == ".csv":
+        parser.error(f"--save_result {args.save_result}: the table takes this name; name the text file otherwise")
     if args.seed < 0:
         parser.error(f"--seed must not be negative, it is {args.seed}")
 
 
 def run(
-    command: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: Sequence[str] | None
+    command: Callable[[argparse.Namespace], None],
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None,
+    check: Callable[[argparse.ArgumentParser, argparse.Namespace], None] | None = None,
 ) -> int:
-    """Parse, run, and turn what a user can mend into one line and exit code 2; returns the exit code."""
+    """Parse, run, and turn what a user can mend into one line and exit code 2; returns the exit code.
+
+    `check` takes the place of `check_flags` for a command with flags of its own.
+    """
     args = parser.parse_args(argv)
-    check_flags(parser, args)
+    (check or check_flags)(parser, args)
     try:
         command(args)
     except (ValueError, OSError) as error:
@@ -197,6 +240,27 @@ def run(
         )
         return 130
     return 0
+
+
+def flags(args: argparse.Namespace, wanted: Sequence[str]) -> dict[str, Any]:
+    """The values of some flags, to be handed on as keyword arguments."""
+    return {name: getattr(args, name) for name in wanted}
+
+
+def command_line(words: str, args: argparse.Namespace) -> str:
+    """What to type for `words` (script and flags) with the folders and files of this run."""
+    usual = {"data_dir": "dataset", "pretrained_model": "pretrain/scPretrain.out", "save_result": "results/result.out"}
+    given = [f" --{name} {getattr(args, name)}" for name, path in usual.items() if getattr(args, name) != Path(path)]
+    return f"python {words}{''.join(given)}{' --offline' if args.offline else ''}"
+
+
+def checkpoint_of(args: argparse.Namespace) -> "Checkpoint":
+    """The checkpoint a command needs; where there is none, FileNotFoundError with the command that makes it."""
+    if not args.pretrained_model.exists():
+        line = command_line("main.py --is_pretrain --kmeans", args)
+        line = line.replace("--pretrained_model", "--save_model")
+        raise FileNotFoundError(f"there is no checkpoint {args.pretrained_model}; make it with: {line}")
+    return load_checkpoint(args.pretrained_model, gene_list=args.gene_list)
 
 
 # -- chance and device ----------------------------------------------------------------
@@ -230,13 +294,11 @@ class Checkpoint:
 
     def identity(self) -> str:
         """A hash of weights and genes: results made with other weights are not this checkpoint's."""
-        weight = self.encoder.linear.weight.detach().cpu()
-        sums = [
-            float(weight.double().sum()),
-            float(weight.double().square().sum()),
-            *weight.flatten()[:64].tolist(),
+        weights = [
+            hashlib.sha256(value.detach().cpu().contiguous().numpy()).hexdigest()
+            for value in self.encoder.state_dict().values()
         ]
-        return fingerprint(self.recipe, sums, fingerprint(self.genes))
+        return fingerprint(self.recipe, weights, fingerprint(self.genes))
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -248,8 +310,18 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "genes_hash": fingerprint(checkpoint.genes),
         "weights": {name: value.detach().cpu() for name, value in checkpoint.encoder.state_dict().items()},
     }
+    _save(path, content)
+
+
+def _save(path: Path, content: dict[str, Any]) -> None:
+    """Write a file of torch's whole; through memory, where torch cannot make a RuntimeError of a full disk.
+
+    It makes the same bytes every time, too: torch writes the name of the file it is given into it.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
     with whole(path) as part:
-        torch.save(content, part)
+        part.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path, *, gene_list: Path | None = None) -> Checkpoint:
@@ -273,19 +345,22 @@ def load_checkpoint(path: Path, *, gene_list: Path | None = None) -> Checkpoint:
         return _published(path, content, gene_list)
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         raise ValueError(f"{path} is not a checkpoint of scPretrain; name another with --pretrained_model")
-    if content["version"] > CHECKPOINT_VERSION:
+    if content.get("version", 0) > CHECKPOINT_VERSION:
         raise ValueError(
             f"{path} has checkpoint version {content['version']}, this program reads up to "
             f"{CHECKPOINT_VERSION}; update scPretrain"
         )
-    genes, weight = content["genes"], content["weights"]["linear.weight"]
-    if len(genes) != weight.shape[1] or fingerprint(genes) != content["genes_hash"]:
+    try:
+        genes, weight = content["genes"], content["weights"]["linear.weight"]
+        encoder = Encoder(weight.shape[1], weight.shape[0])
+        encoder.load_state_dict(content["weights"])
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} lacks parts of a checkpoint ({error}); it is damaged: pre-train again") from error
+    if len(genes) != weight.shape[1] or fingerprint(genes) != content.get("genes_hash"):
         raise ValueError(
             f"{path} holds {len(genes):,} gene names for {weight.shape[1]:,} columns, or other names than "
             "it was saved with; it is damaged: pre-train again"
         )
-    encoder = Encoder(weight.shape[1], weight.shape[0])
-    encoder.load_state_dict(content["weights"])
     known = {name: content[name] for name in Checkpoint.__dataclass_fields__ if name in content}
     return Checkpoint(encoder=encoder, **known)
 
@@ -297,17 +372,25 @@ def _published(path: Path, content: dict, gene_list: Path | None) -> Checkpoint:
             f"{path} is a published checkpoint without gene names; name the file that lists its "
             f"{weight.shape[1]:,} genes with --gene_list"
         )
-    if gene_list.suffix == ".npy":
-        genes = [str(gene) for gene in np.load(gene_list, allow_pickle=False)]
-    else:
-        genes = gene_list.read_text(encoding="utf-8").split()
+    if not gene_list.is_file():
+        raise FileNotFoundError(f"there is no file {gene_list}; name the list of {path}'s genes with --gene_list")
+    try:
+        if gene_list.suffix == ".npy":
+            genes = [str(gene) for gene in np.load(gene_list, allow_pickle=False)]
+        else:
+            genes = gene_list.read_text(encoding="utf-8").split()
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{gene_list} cannot be read as gene names ({error}); write it as plain text") from error
     if len(genes) != weight.shape[1]:
         raise ValueError(
             f"{gene_list} lists {len(genes):,} genes, {path} has {weight.shape[1]:,} columns; they are "
             "not of the same model"
         )
     encoder = Encoder(weight.shape[1], weight.shape[0])
-    encoder.load_state_dict({"linear.weight": weight, "linear.bias": content["fc1.bias"]})
+    try:
+        encoder.load_state_dict({"linear.weight": weight, "linear.bias": content["fc1.bias"]})
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} lacks parts of a checkpoint ({error}); fetch it again") from error
     return Checkpoint(encoder, [gene.upper() for gene in genes], settings={"source": "published weights"})
 
 
@@ -318,8 +401,7 @@ def state_path(save_model: Path) -> Path:
 
 def save_state(path: Path, content: dict[str, Any]) -> None:
     """Write where pre-training stands, whole."""
-    with whole(path) as part:
-        torch.save(content, part)
+    _save(path, content)
 
 
 def load_state(path: Path, identity: str) -> dict[str, Any] | None:
@@ -340,30 +422,59 @@ def load_state(path: Path, identity: str) -> dict[str, Any] | None:
 
 
 # -- results ----------------------------------------------------------------
-def read_results(path: Path) -> pd.DataFrame:
-    """The table of results, one row a (dataset, arm, seed); empty where there is no file yet.
+def read_results(path: Path, columns: Sequence[str] = RESULT_COLUMNS) -> pd.DataFrame:
+    """A table of results, one row a (dataset, arm, seed); empty where there is no file yet.
 
-    Raises ValueError where the file is something else.
+    `columns` are those of result.csv and CLF.csv, or CLUSTER_COLUMNS. Raises ValueError where it is something else.
     """
     if not Path(path).exists():
-        return pd.DataFrame(columns=RESULT_COLUMNS)
+        return pd.DataFrame(columns=list(columns))
     try:
-        table = pd.read_csv(path, dtype={"dataset": str, "arm": str, "run": str})
+        table = pd.read_csv(path, dtype={"dataset": str, "arm": str, "run": str}, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a table of results ({error}); move it away") from error
-    if missing := set(RESULT_COLUMNS) - set(table.columns):
+    if missing := set(columns) - set(table.columns):
         raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}; move it away")
     return table
 
 
-def write_result(path: Path, row: dict[str, Any]) -> None:
+def write_result(path: Path, row: dict[str, Any], columns: Sequence[str] = RESULT_COLUMNS) -> None:
     """Add one row, in the place of an older one of the same dataset, arm and seed."""
-    table = read_results(path)
+    table = read_results(path, columns)
     same = (table["dataset"] == row["dataset"]) & (table["arm"] == row["arm"]) & (table["seed"] == row["seed"])
-    new = pd.DataFrame([row], columns=RESULT_COLUMNS)
+    new = pd.DataFrame([row], columns=list(columns))
     kept = table[~same]
     with whole(path) as part:
         (pd.concat([kept, new]) if len(kept) else new).to_csv(part, index=False, float_format="%.6g")
+
+
+def classifier_results(save_result: Path, kind: str, tuned: bool) -> Path:
+    """The table of one classifier, in the format of result.csv: CLF.csv beside it, CLF_tuned.csv with --tuned."""
+    return save_result.with_name(f"{kind}{'_tuned' if tuned else ''}.csv")
+
+
+def clustering_results(save_result: Path) -> Path:
+    """The table of clus.py, with CLUSTER_COLUMNS."""
+    return save_result.with_name("clus.csv")
+
+
+def results_of(
+    path: Path, wanted: dict[tuple[str, str, int], str], columns: Sequence[str] = RESULT_COLUMNS
+) -> pd.DataFrame:
+    """The rows of these runs: `wanted` says for (dataset, arm, seed) the hash of all that its result depends on."""
+    table = read_results(path, columns)
+    return table[[wanted.get((row.dataset, row.arm, row.seed)) == row.run for row in table.itertuples()]]
+
+
+def unfinished(
+    path: Path, wanted: dict[tuple[str, str, int], str], columns: Sequence[str] = RESULT_COLUMNS
+) -> dict[tuple[str, str, int], str]:
+    """The runs of `wanted` that the table does not hold as these very runs; says how many are kept."""
+    there = results_of(path, wanted, columns)
+    done = {(row.dataset, row.arm, row.seed) for row in there.itertuples()}
+    if done:
+        print(f"{len(done)} of {len(wanted)} runs are in {path} already and are kept")
+    return {which: run for which, run in wanted.items() if which not in done}
 
 
 def write_published(path: Path, table: pd.DataFrame) -> None:

@@ -120,6 +120,8 @@ def lloyd(points: RowsOnDevice, sizes: tuple[int, ...], *, seed: int = 0, batch:
 def _tree(points: np.ndarray | csr_matrix | RowsOnDevice, sizes: tuple[int, ...], seed: int) -> np.ndarray:
     """Ward's tree cut at each size; beyond TREE_UP_TO cells that of a sample, the others join the nearest mean."""
     cells = points.shape[0]
+    if cells == 1:
+        return np.zeros((1, len(sizes)), dtype=np.int64)
     sample = np.arange(cells)
     if cells > TREE_UP_TO:
         sample = np.sort(np.random.default_rng(seed).choice(cells, TREE_UP_TO, replace=False))

@@ -70,7 +70,8 @@ class Cache:
         if not entry.is_dir():
             self._write(entry, make())
         try:
-            return {path.stem: np.load(path, mmap_mode="r") for path in sorted(entry.glob("*.npy"))}
+            names = json.loads((entry / "arrays.json").read_text())
+            return {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in names}
         except (OSError, ValueError, EOFError):  # damaged from outside: make it again
             shutil.rmtree(entry, ignore_errors=True)
             self._write(entry, arrays := make())
@@ -87,6 +88,7 @@ class Cache:
         try:
             for name, array in arrays.items():
                 np.save(part / f"{name}.npy", array)
+            (part / "arrays.json").write_text(json.dumps(list(arrays)))
             try:
                 os.rename(part, entry)
             except OSError:  # another run was first, with the same content

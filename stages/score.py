@@ -1,8 +1,10 @@
 """How good a prediction is: accuracy, kappa, F1, AUPRC, AUROC, and two arms compared over datasets."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy.stats import wilcoxon
 from sklearn.metrics import (
     accuracy_score,
@@ -75,3 +77,26 @@ def compare(first: np.ndarray, second: np.ndarray, *, tie: float = 5e-4) -> Comp
         int((~tied & (difference < 0)).sum()),
         p,
     )
+
+
+def paired(results: pd.DataFrame, arms: Sequence[str], metric: str) -> pd.DataFrame:
+    """One metric of both arms over the repeats they share: a row a dataset, columns (`mean` | `std`, arm).
+
+    `results` has the columns dataset, arm, seed and `metric`; `std` is 0 with a single repeat.
+    """
+    both = results.pivot_table(index=["dataset", "seed"], columns="arm", values=metric, sort=False)
+    both = both.reindex(columns=list(arms)).dropna().groupby("dataset", sort=False)
+    return pd.concat({"mean": both.mean(), "std": both.std().fillna(0.0)}, axis=1)
+
+
+def table(results: pd.DataFrame, arms: Sequence[str], metrics: Sequence[str]) -> str:
+    """Mean per arm over datasets, datasets won / tied / lost, Wilcoxon p; a dataset's repeats count as one."""
+    first, second = arms
+    lines = [f"{'':<22}{first:>12}{second:>22}{'won/tied/lost':>16}{'p':>10}"]
+    for metric in metrics:
+        means = paired(results, arms, metric)["mean"]
+        both = compare(means[first].to_numpy(), means[second].to_numpy())
+        counts = f"{both.won}/{both.tied}/{both.lost}"
+        lines.append(f"{metric:<22}{both.first:>12.4f}{both.second:>22.4f}{counts:>16}{both.p:>10.3g}")
+    lines[0] = f"{len(means)} datasets".ljust(22) + lines[0][22:]
+    return "\n" + "\n".join(lines) + "\n"

@@ -57,43 +57,42 @@ def pretrain(
     sizes = [task.batch_size(steps) for task in tasks]
     device = tasks[0].rows.device
     x = torch.empty(sum(sizes), tasks[0].rows.shape[1], device=device)  # (B, G), filled anew every step
-    bar = tqdm(
+    with tqdm(
         total=epochs * steps * len(x),
         initial=progress.epoch * steps * len(x),
         unit=" cells",
         unit_scale=True,
         desc="pre-training",
         dynamic_ncols=True,
-    )
-    model.train()
-    while progress.epoch < epochs and progress.waited < patience:
-        generator = torch.Generator().manual_seed(seed * 100_003 + progress.epoch)
-        orders = [_order(len(task.rows), size * steps, generator) for task, size in zip(tasks, sizes, strict=True)]
-        total = 0.0
-        for step in range(steps):
-            targets = []
-            for task, size, order, out in zip(tasks, sizes, orders, x.split(sizes), strict=True):
-                rows = order[step * size : (step + 1) * size].to(device)
-                task.rows.fill(rows, out)
-                targets.append(task.targets[rows])
-            loss = model(x, sizes, targets)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            total += loss.item()
-            bar.update(len(x))
-        progress.epoch += 1
-        progress.history.append(total / steps)
-        bar.set_postfix(loss=f"{progress.history[-1]:.4f}", epoch=progress.epoch)
-        if not np.isfinite(progress.history[-1]):
-            raise ValueError(f"the pre-training loss is not finite in epoch {progress.epoch}; lower --pt_lr")
-        if progress.history[-1] < progress.best_loss:
-            progress.best_loss, progress.waited = progress.history[-1], 0
-            progress.best_model = copy.deepcopy(model.state_dict())
-        else:
-            progress.waited += 1
-        after_epoch(progress)
-    bar.close()
+    ) as bar:  # closed whatever happens: an error's line is its own
+        model.train()
+        while progress.epoch < epochs and progress.waited < patience:
+            generator = torch.Generator().manual_seed(seed * 100_003 + progress.epoch)
+            orders = [_order(len(task.rows), size * steps, generator) for task, size in zip(tasks, sizes, strict=True)]
+            total = 0.0
+            for step in range(steps):
+                targets = []
+                for task, size, order, out in zip(tasks, sizes, orders, x.split(sizes), strict=True):
+                    rows = order[step * size : (step + 1) * size].to(device)
+                    task.rows.fill(rows, out)
+                    targets.append(task.targets[rows])
+                loss = model(x, sizes, targets)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                total += loss.item()
+                bar.update(len(x))
+            progress.epoch += 1
+            progress.history.append(total / steps)
+            bar.set_postfix(loss=f"{progress.history[-1]:.4f}", epoch=progress.epoch)
+            if not np.isfinite(progress.history[-1]):
+                raise ValueError(f"the pre-training loss is not finite in epoch {progress.epoch}; lower --pt_lr")
+            if progress.history[-1] < progress.best_loss:
+                progress.best_loss, progress.waited = progress.history[-1], 0
+                progress.best_model = copy.deepcopy(model.state_dict())
+            else:
+                progress.waited += 1
+            after_epoch(progress)
     model.load_state_dict(progress.best_model)
     return progress
 

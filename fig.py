@@ -1,0 +1,162 @@
+"""Scatter plots of all results, one point a dataset: above the diagonal pre-training helped.
+
+python fig.py                           figs/nn_*, figs/CLF_*, figs/clus_* and figs/summary, as .pdf and .png
+python fig.py --format png --dpi 300    only .png, finer
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # files only: no display is needed
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+import utils
+from stages import plot, score
+from stages.files import whole
+
+METRICS = {
+    "accuracy": "accuracy",
+    "kappa": "Cohen's kappa",
+    "macro_f1": "macro F1",
+    "auprc": "AUPRC",
+    "auroc": "AUROC",
+    "ari": "adjusted Rand index",
+    "silhouette": "silhouette",
+}
+OF_NETWORK, OF_CLASSIFIER, OF_CLUSTERS = tuple(METRICS)[:5], ("auprc", "auroc"), ("ari", "silhouette")
+METHODS = {
+    "nn": "neural network",
+    "svm": "linear SVM",
+    "rf": "random forest",
+    "lr": "logistic regression",
+    "knn": "kNN",
+    "clus": "k-means",
+}
+ACROSS = 5  # panels in a row of the summary page
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One scatter plot: where its numbers come from and what it is called."""
+
+    method: str  # nn, svm, svm_tuned, ..., clus
+    metric: str
+    values: pd.DataFrame  # a row a dataset, columns (mean | std, arm)
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}_{self.metric}"
+
+    @property
+    def title(self) -> str:
+        kind = self.method.removesuffix("_tuned")
+        return f"{METHODS[kind]}{', tuned' if kind != self.method else ''}: {METRICS[self.metric]}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return utils.run(command, utils.build_parser(__doc__), argv)
+
+
+def command(args: argparse.Namespace) -> None:
+    """Draw what has results, name what has none with the command that makes it."""
+    panels, missing = collect(args)
+    if not panels:
+        lines = "".join(f"\n  {line}" for line in missing.values())
+        raise FileNotFoundError(f"there are no results in {args.save_result.parent} yet; make them with:{lines}")
+    written = []
+    with plt.rc_context(plot.STYLE):
+        for panel in panels:
+            figure, axis = plt.subplots(figsize=(3.4, 3.5), layout="constrained")
+            comparison = draw(axis, panel)
+            written += save(figure, args.figs / panel.name, args)
+            print(f"{panel.title}: {comparison.won} of {len(panel.values)} above, p = {comparison.p:.3g}")
+        written += save(summary(panels), args.figs / "summary", args)
+    for what, line in missing.items():
+        print(f"no results of {what} yet; make them with: {line}")
+    print(f"{len(written)} files in {args.figs}: {', '.join(sorted({path.stem for path in written}))}")
+
+
+def collect(args: argparse.Namespace) -> tuple[list[Panel], dict[str, str]]:
+    """The panels that have results, and for each method without any the command that makes them."""
+    sources = [("nn", args.save_result.with_suffix(".csv"), OF_NETWORK, utils.RESULT_COLUMNS, "main.py --kmeans")]
+    for kind in utils.CLASSIFIERS:
+        for tuned in (False, True):
+            path = utils.classifier_results(args.save_result, kind, tuned)
+            line = f"rf_svm_lr.py --clf {kind}"
+            sources.append((path.stem, path, OF_CLASSIFIER, utils.RESULT_COLUMNS, line))
+    path = utils.clustering_results(args.save_result)
+    sources.append(("clus", path, OF_CLUSTERS, utils.CLUSTER_COLUMNS, "clus.py"))
+    panels, missing = [], {}
+    for method, path, metrics, columns, words in sources:
+        results = utils.read_results(path, columns)
+        found = [Panel(method, metric, score.paired(results, utils.ARMS, metric)) for metric in metrics]
+        found = [panel for panel in found if len(panel.values)]
+        panels += found
+        if not found and not method.endswith("_tuned"):
+            missing[METHODS[method]] = utils.command_line(words, args)
+    return panels, missing
+
+
+def draw(axis: plt.Axes, panel: Panel, *, title: str = "") -> score.Comparison:
+    """One panel on an axis; returns the comparison whose numbers stand above it."""
+    with_, without = utils.ARMS
+    mean, std = (panel.values[kind] for kind in ("mean", "std"))
+    comparison = score.compare(mean[with_].to_numpy(), mean[without].to_numpy())
+    count = f"{comparison.won} of {len(mean)} above"
+    if comparison.tied:
+        count += f", {comparison.tied} tied"
+    plot.paired_scatter(
+        axis,
+        mean[without].to_numpy(),
+        mean[with_].to_numpy(),
+        errors=(std[without].to_numpy(), std[with_].to_numpy()),
+        title=title or panel.title,
+        below=f"{count}; p = {comparison.p:.2g}",
+        arms=utils.ARMS,
+    )
+    return comparison
+
+
+def summary(panels: Sequence[Panel]) -> plt.Figure:
+    """Every panel on one page, a row for the network and then the others."""
+    first = [panel for panel in panels if panel.method == "nn"]
+    others = [panel for panel in panels if panel.method != "nn"]
+    rows = [first] if first else []
+    rows += [others[start : start + ACROSS] for start in range(0, len(others), ACROSS)]
+    across = max(len(row) for row in rows)
+    figure, axes = plt.subplots(
+        len(rows), across, figsize=(2.5 * across, 2.75 * len(rows) + 0.4), layout="constrained", squeeze=False
+    )
+    for row, of_row in zip(rows, axes, strict=True):
+        for axis in of_row[len(row) :]:
+            axis.set_axis_off()
+        for axis, panel in zip(of_row, row, strict=False):
+            title = panel.title.replace(": ", ":\n")
+            draw(axis, panel, title=title)
+            axis.set(xlabel="", ylabel="")
+            axis.tick_params(labelsize=7)
+    datasets = max(len(panel.values) for panel in panels)
+    figure.suptitle(f"{datasets} datasets, one point each; above the diagonal pre-training helped", fontsize=11)
+    figure.supxlabel(utils.ARMS[1], fontsize=10)
+    figure.supylabel(utils.ARMS[0], fontsize=10)
+    return figure
+
+
+def save(figure: plt.Figure, stem: Path, args: argparse.Namespace) -> list[Path]:
+    """The figure in every format asked for; it is closed."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in args.format]
+    for path, kind in zip(paths, args.format, strict=True):
+        with whole(path) as part:
+            figure.savefig(part, format=kind, dpi=args.dpi)
+    plt.close(figure)
+    return paths
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
