@@ -6,7 +6,7 @@ VENV := .venv
 DEMO := demo
 QUICK ?=
 BIN := $(CURDIR)/$(VENV)/bin
-MAIN := $(BIN)/python main.py --data_dir $(DEMO)/corpus --offline \
+FLAGS := --data_dir $(DEMO)/corpus --offline --figs $(DEMO)/figs \
 	--pretrained_model $(DEMO)/pretrain/scPretrain.out --save_model $(DEMO)/pretrain/scPretrain.out \
 	--save_result $(DEMO)/results/result.out
 
@@ -24,10 +24,15 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 demo: $(VENV)/.run
 	rm -rf $(DEMO)
 	$(BIN)/python -m stages.simulate $(DEMO)/corpus $(if $(QUICK),--quick)
-	$(MAIN) --is_pretrain --kmeans
-	$(MAIN) --is_pretrain --kmeans --pretrain_output
-	$(MAIN) --kmeans $(if $(QUICK),--ft_epoch 60)
-	@echo "the corpus is in $(DEMO)/corpus, the checkpoint in $(DEMO)/pretrain, the results are in $(DEMO)/results"
+	$(BIN)/python main.py $(FLAGS) --is_pretrain --kmeans
+	$(BIN)/python main.py $(FLAGS) --is_pretrain --kmeans --pretrain_output
+	$(BIN)/python main.py $(FLAGS) --kmeans $(if $(QUICK),--ft_epoch 60)
+	$(BIN)/python rf_svm_lr.py $(FLAGS) $(if $(QUICK),--clf lr)
+	$(BIN)/python clus.py $(FLAGS)
+	$(BIN)/python fig.py $(FLAGS)
+	@echo "corpus: $(DEMO)/corpus   checkpoint: $(DEMO)/pretrain   tables: $(DEMO)/results"
+	@echo "figures to look at first:"
+	@ls $(DEMO)/figs/summary.png $(DEMO)/figs/*_both.png
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -105,13 +105,48 @@ def test_fine_tuning_on_components_runs(pretrained, tmp_path):
     assert len(results(tmp_path)) == 6
 
 
-def test_the_clusters_of_phase_2_are_of_the_encoders_outputs(pretrained, monkeypatch):
-    seen, cluster = [], main.cluster.pseudo_labels
+def counts_of(corpus, name):
+    """The raw counts of a dataset in the order of the vocabulary, the slow way."""
+    cells = data.load(data.catalogue(corpus, datasets=[name])[0])
+    names = [MOUSE[HUMAN.index(gene)].upper() if gene in HUMAN else gene.upper() for gene in cells.genes]
+    return cells.counts.toarray()[:, [names.index(gene) for gene in SHARED]]
+
+
+def test_phase_1_clusters_raw_counts_phase_2_encoder_outputs_of_log1p_and_both_train_on_log1p(
+    run, corpus, tmp_path, monkeypatch
+):
+    points, batches = [], []
+    cluster, pretrain = main.cluster.pseudo_labels, train.pretrain
+    monkeypatch.setattr(main.cluster, "pseudo_labels", lambda at, *a, **k: points.append(at) or cluster(at, *a, **k))
     monkeypatch.setattr(
-        main.cluster, "pseudo_labels", lambda points, *a, **k: seen.append(points) or cluster(points, *a, **k)
+        train, "pretrain", lambda model, tasks, *a, **k: batches.extend(tasks) or pretrain(model, tasks, *a, **k)
     )
-    assert pretrained("--is_pretrain", "--kmeans", "--pretrain_output") == 0
-    assert [points.shape for points in seen] == [(40, 8)] * 3  # (N, H)
+    assert run("--is_pretrain", "--kmeans") == 0
+    encoder = weights(tmp_path / "model.out")
+    assert run("--is_pretrain", "--kmeans", "--pretrain_output") == 0
+    for place, name in enumerate(["Mouse_A", "Mouse_B", "Human_C"]):
+        counts = counts_of(corpus, name)
+        np.testing.assert_array_equal(points[place].toarray(), counts)
+        weight, bias = (encoder[f"linear.{part}"].numpy() for part in ("weight", "bias"))
+        np.testing.assert_allclose(points[3 + place], np.log1p(counts) @ weight.T + bias, rtol=1e-4, atol=1e-5)
+        for task in (batches[place], batches[3 + place]):
+            np.testing.assert_allclose(task.rows[:].numpy(), np.log1p(counts), rtol=1e-6)
+            assert task.targets.amax(dim=0).tolist() == [3, 7, 2]  # 40 cells at 10 a cluster: 4, 8 and 3 of them
+
+
+def test_fine_tuning_sees_log1p_and_components_of_the_training_cells(pretrained, corpus, monkeypatch):
+    fitted, seen = [], []
+    components, finetune = main.pca.components, train.finetune
+    monkeypatch.setattr(main.pca, "components", lambda x, *a, **k: fitted.append(x) or components(x, *a, **k))
+    monkeypatch.setattr(train, "finetune", lambda model, *a, **k: seen.append(a) or finetune(model, *a, **k))
+    assert pretrained("--datasets", "Mouse_A", "--pca_ft") == 0
+    log1p = np.log1p(data.load(data.catalogue(corpus)[0]).counts.toarray())
+    parts = data.split(40, seed=0)
+    assert len(fitted) == len(seen) == 2
+    for x, (first, second) in zip(fitted, seen, strict=True):
+        np.testing.assert_allclose(x.toarray(), log1p[parts.train], rtol=1e-6)
+        np.testing.assert_allclose(first.rows[:].numpy(), log1p[parts.train], rtol=1e-6)
+        np.testing.assert_allclose(second.rows[:].numpy(), log1p[parts.validation], rtol=1e-6)
 
 
 def numpy_folder(tmp_path, seed=11, genes=HUMAN, labels=True):
