@@ -33,10 +33,9 @@ import labeller as learn
 import query as q
 import utils
 from labeller import Block, Embedder, Labeller
-from model import Encoder, MultiTask
+from model import Encoder
 from query import Source
-from stages import align, cluster, consensus, normalize, report, suggest, train, write_h5ad
-from stages.batch import SparseRows
+from stages import align, cluster, consensus, directions, normalize, pca, report, suggest, write_h5ad
 from stages.files import whole, writable
 from stages.read import format_of
 
@@ -113,7 +112,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--offline", action="store_true", help="never touch the network")
     how.add_argument("--seed", type=int, default=0, help="every chance comes from it (default: 0)")
-    how.add_argument("--cuda", action="store_true", help="pre-train on the GPU")
     how.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
     return parser
 
@@ -134,7 +132,6 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
     """One run: open, decide, learn, label by blocks, write."""
     beside = check_out(args.out, [args.query, *args.reference])
     utils.seed_everything(args.seed)
-    device = utils.pick_device(args.cuda)
     with ExitStack() as stack:
         table = data.orthologs(args.data_dir, offline=args.offline)
         cells = stack.enter_context(
@@ -150,7 +147,7 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
         work = learn_from(
             cells, references, args.pretrained_model, label_key=args.label_key, unlabeled=args.unlabeled,
             embed_only=args.embed_only, unknown=args.unknown, seed=args.seed, force=args.force,
-            gene_list=args.gene_list, device=device,
+            gene_list=args.gene_list,
         )  # fmt: skip
         h5ad = format_of(args.query) == "h5ad"
         with whole(args.out) as part, whole(beside[0]) as csv, whole(beside[1]) as page:
@@ -223,7 +220,6 @@ def learn_from(
     seed: int,
     force: bool = False,
     gene_list: Path | None = None,
-    device: torch.device | str = "cpu",
     say: Callable[[str], None] = print,
 ) -> Work:
     """Everything that comes before the first cell is labelled."""
@@ -239,7 +235,7 @@ def learn_from(
         overlap = [q.check_overlap(source, checkpoint.genes, force, say) for source in everything]
         made = f"{model}, {checkpoint.recipe}"
     else:
-        checkpoint = pretrain_here(everything, seed, device, say)
+        checkpoint = pretrain_here(everything, seed, say)
         overlap = [q.check_overlap(source, checkpoint.genes, True, say) for source in everything]
         made = "made of these cells"
     linear = checkpoint.encoder.linear
@@ -322,7 +318,7 @@ def cell_types(
     return np.full(len(cells), -1), codes, classes, existing
 
 
-def pretrain_here(sources: Sequence[Source], seed: int, device: torch.device | str, say) -> utils.Checkpoint:
+def pretrain_here(sources: Sequence[Source], seed: int, say) -> utils.Checkpoint:
     """No checkpoint at hand: an encoder made of the very cells, on the genes they share."""
     begin = time.perf_counter()
     genes = q.shared_genes(sources)
@@ -337,26 +333,28 @@ def pretrain_here(sources: Sequence[Source], seed: int, device: torch.device | s
             "no dataset has two cells to pre-train an encoder on; name a checkpoint with --pretrained_model"
         )
     cells = sum(matrix.shape[0] for matrix in matrices)
-    say(f"no checkpoint named: pre-training an encoder on {cells:,} cells x {len(genes):,} genes (a minute or so)")
-    encoder = pretrain_on_the_spot(matrices, genes, seed, device)
+    say(f"no checkpoint named: pre-training an encoder on {cells:,} cells x {len(genes):,} genes (up to a minute)")
+    encoder = pretrain_on_the_spot(matrices, genes, seed)
     say(f"pre-trained in {time.perf_counter() - begin:.1f} s")
-    return utils.Checkpoint(encoder, genes, recipe="on the spot", datasets=[source.name for source in sources])
+    return utils.Checkpoint(
+        encoder, genes, recipe="scpretrain2, on the spot", datasets=[source.name for source in sources]
+    )
 
 
-def pretrain_on_the_spot(matrices, genes: list[str], seed: int, device: torch.device | str = "cpu") -> Encoder:
-    """The encoder of cells (N, G) csr, log1p of 10,000 counts a cell, one matrix a dataset."""
-    torch.manual_seed(seed)
-    partitions, tasks = [], []
-    for i, matrix in enumerate(matrices):
-        sizes = cluster.partition_sizes(matrix.shape[0], max(2, min(100, matrix.shape[0] // 6)))
-        centred = np.asarray(matrix @ np.random.default_rng(seed).standard_normal((len(genes), 100)).astype(np.float32))
-        labels = cluster.pseudo_labels(centred, sizes, seed=seed)
-        partitions.append([int(column.max()) + 1 for column in labels.T])
-        tasks.append(train.Task(str(i), SparseRows(matrix, device), torch.from_numpy(labels).to(device)))
-    model = MultiTask(Encoder(len(genes), 100), partitions, squash=False).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    train.pretrain(model, tasks, optimizer, epochs=4, steps=10, patience=5, seed=seed)
-    return model.encoder.cpu()
+def pretrain_on_the_spot(matrices, genes: list[str], seed: int, hidden: int = 200) -> Encoder:
+    """The scpretrain2 encoder of cells (N, G) csr, log1p of 10,000 counts, one matrix a dataset: its closed form."""
+    means, variances = zip(*map(directions.moments, matrices), strict=True)
+    scale = directions.gene_scale(variances, [np.ones(len(genes), bool)] * len(matrices))
+    labels = []
+    for matrix in matrices:
+        points = pca.project(matrix, *pca.components(matrix, 50, seed=seed))  # (N, 50)
+        labels.append(cluster.pseudo_labels(points, cluster.few_sizes(len(points)), seed=seed, spread=True))
+    found = directions.directions(matrices, means, labels, scale, hidden)  # (H, G)
+    encoder = Encoder(len(genes), int(np.flatnonzero(np.abs(found).sum(axis=1)).max(initial=0)) + 1)
+    with torch.no_grad():
+        encoder.linear.weight.copy_(torch.from_numpy(found[: encoder.hidden] / scale))
+        encoder.linear.bias.zero_()
+    return encoder
 
 
 # -- labelling ----------------------------------------------------------------
@@ -377,14 +375,13 @@ def label(work: Work, sink, *, use_consensus: bool, umap: bool, suggestions: int
     """Label every cell of the query by blocks; its embedding goes into `sink` (N, H), which takes slices."""
     model, cells, n = work.labeller, work.query, len(work.query)
     types, notes = len(model.classes), []
-    places = learn.lay_out(model.fitted.features, work.seed) if umap else None
-    where = learn.Map(model.fitted.features, places) if umap else None
+    places = learn.lay_out(model.features, work.seed) if umap else None
     centres = learn.over_cluster(model, work.seed) if types and use_consensus else None
     calls, second = np.full(n, -1), np.full(n, -1)
     confidences, strange = np.zeros(n, np.float32), np.zeros(n, bool)
     probability = np.zeros((n, types), np.float32) if centres is not None else None
     clusters, layout = np.zeros(n, int), np.zeros((n, 2), np.float32) if umap else None
-    at_once = len(model.rows) + 1e5 >= n and n <= learn.FIT
+    at_once = n <= learn.FIT
     begin = time.perf_counter()
 
     def take(rows, block: Block) -> None:
@@ -396,15 +393,15 @@ def label(work: Work, sink, *, use_consensus: bool, umap: bool, suggestions: int
             strange[rows] = block.strange
         if centres is not None:
             clusters[rows], probability[rows] = consensus.assign(block.features, centres), block.probabilities
-        if where is not None:
-            layout[rows] = where(block.features)
+        if umap:
+            layout[rows] = places[model.anchors[block.near[:, :3]]].mean(axis=1)
 
     for start, counts in progress(cells, "labelling"):
         take(slice(start, start + counts.shape[0]), model.block(counts))
     if at_once and umap:
         layout[model.rows] = places
     if at_once and types:  # all cells were learnt from together: their own scores are the better ones
-        strange[model.rows] = model.fitted.strange
+        strange[model.rows] = model.strange
     seconds = time.perf_counter() - begin
     if not at_once:
         notes.append(
@@ -472,10 +469,8 @@ def suggest_cells(work: Work, found: Found, n: int, say) -> pd.DataFrame:
         say(f"only {free:,} cells have no label: that many are suggested, not {n:,}")
     if not min(n, free):
         return pd.DataFrame(columns=["cell", "group"])
-    probabilities = model.fitted.probabilities if model.classes else None
-    rows, groups = suggest.suggest(
-        model.fitted.features, work.known[model.rows], min(n, free), probabilities, work.seed
-    )
+    probabilities = model.probabilities if model.classes else None
+    rows, groups = suggest.suggest(model.averaged, work.known[model.rows], min(n, free), probabilities, work.seed)
     table = pd.DataFrame({"cell": [work.query.rows.cells[row] for row in model.rows[rows]], "group": groups})
     for name in ("cell_type", "confidence", "second_choice", "cluster"):
         if f"{PREFIX}_{name}" in found.columns:
@@ -556,8 +551,7 @@ def page_of(work: Work, found: Found, title: str) -> report.Annotation:
         return page
     types = np.asarray(of["cell_type"]).astype(object)
     page.cell_type, page.confidence = types[rows], np.asarray(of["confidence"])[rows]
-    page.second_choice = np.asarray(of["second_choice"].astype(object).fillna("") if hasattr(of["second_choice"], "fillna")
-                                    else pd.Series(of["second_choice"]).astype(object).fillna(""))[rows]  # fmt: skip
+    page.second_choice = np.asarray(pd.Series(of["second_choice"]).astype(object).fillna(""))[rows]
     page.counts = pd.Series(types).value_counts().to_dict()
     if work.existing is not None:
         page.known = work.existing[rows]

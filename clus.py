@@ -10,12 +10,9 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # files only: no display is needed
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 
@@ -23,7 +20,7 @@ import data_loader as data
 import utils
 from model import embed_counts
 from stages import align, pca, plot, score
-from stages.files import fingerprint, whole
+from stages.files import fingerprint
 
 SEEDS = 10  # k-means runs of a dataset, as published
 SILHOUETTE_CELLS = 5000  # its cost grows with their square
@@ -61,7 +58,7 @@ def command(args: argparse.Namespace) -> None:
             continue
         dataset = prepare(entry, table, args)
         arms = points_of(dataset, checkpoint, args.seed)
-        rows = {arm: [row for row in clusterings(dataset, arms[arm], arm, seeds, args.seed)] for arm in utils.ARMS}
+        rows = {arm: clusterings(dataset, arms[arm], arm, seeds, args.seed) for arm in utils.ARMS}
         for row in (row for of_arm in rows.values() for row in of_arm):
             if run := mine.get((entry.name, row["arm"], row["seed"])):
                 utils.write_result(path, row | {"run": run}, utils.CLUSTER_COLUMNS)
@@ -159,12 +156,12 @@ def draw(dataset: data.Prepared, arms: dict[str, np.ndarray], args: argparse.Nam
     name, labels, classes = dataset.names.entry.name, dataset.types.labels, dataset.types.classes
     print(f"UMAP of {name}: {len(labels):,} cells, both arms")
     layouts = {arm: layout(points, args.seed) for arm, points in arms.items()}
-    with plt.rc_context(plot.STYLE):
+    with rc_context(plot.STYLE):
         written = []
         pictures = {"pretrain": utils.ARMS[:1], "without": utils.ARMS[1:], "both": utils.ARMS}
         for suffix, shown in pictures.items():
             figure = picture(layouts, shown, labels, classes, name, args.seed)
-            written += save(figure, args.figs / f"{name}_{suffix}", args.format, args.dpi)
+            written += utils.save_figure(figure, args.figs / f"{name}_{suffix}", args.format, args.dpi)
     return written
 
 
@@ -175,28 +172,18 @@ def picture(
     classes: Sequence[str],
     name: str,
     seed: int,
-) -> plt.Figure:
+) -> Figure:
     """A square for every arm in `shown`, and one legend for all."""
-    columns = -(-len(classes) // plot.LEGEND_ROWS)
-    figure, axes = plt.subplots(
-        1, len(shown), figsize=(4.4 * len(shown) + 2.6 * columns, 4.6), layout="constrained", squeeze=False
-    )
+    words = plot.legend_words(classes, np.bincount(labels, minlength=len(classes)))
+    _, width, height = plot.legend_size(words)
+    figure = Figure(figsize=(4.4 * len(shown) + width, max(4.6, height)), layout="constrained")
+    axes = figure.subplots(1, len(shown), squeeze=False)
     titles = {utils.ARMS[0]: "scPretrain embedding", utils.ARMS[1]: "principal components (without pretraining)"}
     for axis, arm in zip(axes[0], shown, strict=True):
         plot.embedding(axis, layouts[arm], labels, len(classes), title=titles[arm], seed=seed)
     figure.suptitle(name, fontsize=11, fontweight="bold")
-    plot.type_legend(figure, classes, np.bincount(labels, minlength=len(classes)))
+    plot.type_legend(figure, words)
     return figure
-
-
-def save(figure: plt.Figure, stem: Path, formats: Sequence[str], dpi: int) -> list[Path]:
-    """The figure as one file a format, each whole; the figure is closed."""
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in formats]
-    for path, kind in zip(paths, formats, strict=True):
-        with whole(path) as part:
-            figure.savefig(part, format=kind, dpi=dpi)
-    plt.close(figure)
-    return paths
 
 
 if __name__ == "__main__":

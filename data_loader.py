@@ -309,7 +309,7 @@ def aligned(
 
     def make() -> csr_matrix:
         counts = load(entry, **values).counts
-        return align.align(normalise(counts) if normalise else counts, names.genes, genes)
+        return align.align(normalised(counts, normalise, entry), names.genes, genes)
 
     key = (
         str(entry.path.resolve()),
@@ -384,14 +384,19 @@ def prepare(
     types = cell_types(cells, label_key=label_key)
     if len(types.rows) < len(cells.cells):
         print(f"{entry.name}: {len(cells.cells) - len(types.rows):,} cells without a label are left out")
-    counts = cells.counts[types.rows]
-    if normalise:
-        try:
-            counts = normalise(counts)
-        except ValueError as error:
-            raise ValueError(f"{entry.name} ({entry.path}): {error}") from error
+    counts = normalised(cells.counts[types.rows], normalise, entry)
     used = [column for column, gene in enumerate(names.genes) if gene]
     return Prepared(names, [names.genes[column] for column in used], counts[:, used], types)
+
+
+def normalised(counts: csr_matrix, normalise: Callable[[csr_matrix], csr_matrix] | None, entry: Entry) -> csr_matrix:
+    """`normalise` applied, if there is one; its ValueError names the dataset."""
+    if normalise is None:
+        return counts
+    try:
+        return normalise(counts)
+    except ValueError as error:
+        raise ValueError(f"{entry.name} ({entry.path}): {error}") from error
 
 
 def log_normalised(counts: csr_matrix) -> csr_matrix:

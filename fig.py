@@ -7,18 +7,15 @@ python fig.py --format png --dpi 300    only .png, finer
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import groupby
 
-import matplotlib
-
-matplotlib.use("Agg")  # files only: no display is needed
-
-import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import utils
 from stages import plot, score
-from stages.files import whole
 
 METRICS = {
     "accuracy": "accuracy",
@@ -38,7 +35,7 @@ METHODS = {
     "knn": "kNN",
     "clus": "k-means",
 }
-ACROSS = 5  # panels in a row of the summary page
+ACROSS = 6  # panels in a row of the summary page, at most
 
 
 @dataclass(frozen=True)
@@ -70,13 +67,13 @@ def command(args: argparse.Namespace) -> None:
         lines = "".join(f"\n  {line}" for line in missing.values())
         raise FileNotFoundError(f"there are no results in {args.save_result.parent} yet; make them with:{lines}")
     written = []
-    with plt.rc_context(plot.STYLE):
+    with rc_context(plot.STYLE):
         for panel in panels:
-            figure, axis = plt.subplots(figsize=(3.4, 3.5), layout="constrained")
-            comparison = draw(axis, panel)
-            written += save(figure, args.figs / panel.name, args)
+            figure = Figure(figsize=(3.4, 3.5), layout="constrained")
+            comparison = draw(figure.add_subplot(), panel)
+            written += utils.save_figure(figure, args.figs / panel.name, args.format, args.dpi)
             print(f"{panel.title}: {comparison.won} of {len(panel.values)} above, p = {comparison.p:.3g}")
-        written += save(summary(panels), args.figs / "summary", args)
+        written += utils.save_figure(summary(panels), args.figs / "summary", args.format, args.dpi)
     for what, line in missing.items():
         print(f"no results of {what} yet; make them with: {line}")
     print(f"{len(written)} files in {args.figs}: {', '.join(sorted({path.stem for path in written}))}")
@@ -103,7 +100,7 @@ def collect(args: argparse.Namespace) -> tuple[list[Panel], dict[str, str]]:
     return panels, missing
 
 
-def draw(axis: plt.Axes, panel: Panel, *, title: str = "") -> score.Comparison:
+def draw(axis: Axes, panel: Panel, *, title: str = "") -> score.Comparison:
     """One panel on an axis; returns the comparison whose numbers stand above it."""
     with_, without = utils.ARMS
     mean, std = (panel.values[kind] for kind in ("mean", "std"))
@@ -119,20 +116,21 @@ def draw(axis: plt.Axes, panel: Panel, *, title: str = "") -> score.Comparison:
         title=title or panel.title,
         below=f"{count}; p = {comparison.p:.2g}",
         arms=utils.ARMS,
+        tie=score.TIE,
     )
     return comparison
 
 
-def summary(panels: Sequence[Panel]) -> plt.Figure:
-    """Every panel on one page, a row for the network and then the others."""
-    first = [panel for panel in panels if panel.method == "nn"]
-    others = [panel for panel in panels if panel.method != "nn"]
-    rows = [first] if first else []
-    rows += [others[start : start + ACROSS] for start in range(0, len(others), ACROSS)]
+def summary(panels: Sequence[Panel]) -> Figure:
+    """Every panel on one page: a row for the network, then a column for each other method."""
+    rows = [of_network] if (of_network := [panel for panel in panels if panel.method == "nn"]) else []
+    columns = [list(of_one) for method, of_one in groupby(panels, lambda panel: panel.method) if method != "nn"]
+    each = -(-len(columns) // max(1, -(-len(columns) // ACROSS)))  # as many in each row
+    for start in range(0, len(columns), max(1, each)):
+        rows += zip(*columns[start : start + each], strict=True)
     across = max(len(row) for row in rows)
-    figure, axes = plt.subplots(
-        len(rows), across, figsize=(2.5 * across, 2.75 * len(rows) + 0.4), layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=(2.5 * across, 2.75 * len(rows) + 0.4), layout="constrained")
+    axes = figure.subplots(len(rows), across, squeeze=False)
     for row, of_row in zip(rows, axes, strict=True):
         for axis in of_row[len(row) :]:
             axis.set_axis_off()
@@ -146,16 +144,6 @@ def summary(panels: Sequence[Panel]) -> plt.Figure:
     figure.supxlabel(utils.ARMS[1], fontsize=10)
     figure.supylabel(utils.ARMS[0], fontsize=10)
     return figure
-
-
-def save(figure: plt.Figure, stem: Path, args: argparse.Namespace) -> list[Path]:
-    """The figure in every format asked for; it is closed."""
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in args.format]
-    for path, kind in zip(paths, args.format, strict=True):
-        with whole(path) as part:
-            figure.savefig(part, format=kind, dpi=args.dpi)
-    plt.close(figure)
-    return paths
 
 
 if __name__ == "__main__":

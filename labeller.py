@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix, diags, vstack
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
+from sklearn.svm import LinearSVC
 
 from query import Source
 from stages import align, classify, confidence, consensus
@@ -19,6 +20,8 @@ FIT = 20_000  # query cells that are learnt from together; the rest is labelled 
 OF_REFERENCES = 6_000  # reference cells that are learnt from, evenly over types: more take time and change little
 OUT_OF_FOLD = 4_000  # unlabelled cells that take part when labelled ones are held out
 FEW = 30  # query cells below which their mean says more about their types than about their batch
+AVERAGED = 10  # cells that features are averaged over for what is strange and what to label next
+VOTERS = 15  # cells that have a say in a call from references
 UNIT = 30.0  # length of a cell's vector of shared genes: about that of 2,500 genes at log1p 0.5
 
 
@@ -49,30 +52,39 @@ class Block:
     embedding: np.ndarray  # (B, H)
     features: np.ndarray  # (B, D)
     probabilities: np.ndarray  # (B, L)
-    empty: np.ndarray  # (B,) bool: no count at all
-    strange: np.ndarray  # (B,) bool: no known type explains it
+    near: np.ndarray  # (B, K) the nearest anchors of the labeller, nearest first
+    strange: np.ndarray  # (B,) bool: no known type explains it, or it has no count at all
 
 
 @dataclass
 class Labeller:
-    """A query's features, and where there are labels a classifier with its temperature and its limits."""
+    """A query's features, and where there are labels a classifier with its temperature and its limits.
+
+    Nothing in it grows with the query: it was fitted on `rows`, and of these the anchors serve a block as neighbours.
+    """
 
     query: Source
     embedder: Embedder
     classes: list[str]
-    weights: np.ndarray = field(repr=False)  # (G, H + V + L') of the query's genes: one product does it all
     hidden: int
+    weights: np.ndarray = field(repr=False)  # (G, H + V + L') of the query's genes: one product does it all
     turn: np.ndarray = field(repr=False)  # (H, E) of the encoder's view
     shift: np.ndarray = field(repr=False)  # (D,)
     shared: np.ndarray | None = field(repr=False)  # (G,) 1 for a gene shared with the references; None without them
     classify: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None  # features, logits -> (B, L)
     temperature: float = 1.0
     unknown: confidence.Unknown | None = None
-    rows: np.ndarray | None = None  # (M,) query cells it was fitted on
-    fitted: Block | None = None  # what became of them
-    log: csr_matrix | None = field(default=None, repr=False)  # (M, G) their values
     ece: float = float("nan")
     held_out: np.ndarray | None = None  # (R, 2) confidence and whether right of held-out labelled cells
+    rows: np.ndarray | None = None  # (M,) query cells it was fitted on
+    log: csr_matrix | None = field(default=None, repr=False)  # (M, G) their values
+    features: np.ndarray | None = field(default=None, repr=False)  # (M, D)
+    averaged: np.ndarray | None = field(default=None, repr=False)  # (M, D) over neighbours
+    probabilities: np.ndarray | None = field(default=None, repr=False)  # (M, L)
+    strange: np.ndarray | None = None  # (M,) bool
+    anchors: np.ndarray | None = None  # (A,) places among the M
+    raw: np.ndarray | None = field(default=None, repr=False)  # (M, L) probabilities before neighbours had their say
+    index: NearestNeighbors | None = field(default=None, repr=False)
 
     def block(self, counts: csr_matrix) -> Block:
         """Label a block of the query as it was read, (B, genes of the file)."""
@@ -82,10 +94,22 @@ class Labeller:
         embedding = out[:, : self.hidden] + self.embedder.bias
         if self.embedder.plain:
             embedding = self.embedder(self.query, counts, log)
-        views = self.shift.shape[0] - self.turn.shape[1]
-        features = np.hstack([out[:, self.hidden : self.hidden + views] * length, embedding @ self.turn])
-        features = (features - self.shift).astype(np.float32)
-        return self.judge(embedding, features, out[:, self.hidden + views :] * length, empty)
+        last = self.hidden + len(self.shift) - self.turn.shape[1]
+        features = np.hstack([out[:, self.hidden : last] * length, embedding @ self.turn])
+        features = (features - self.shift).astype(np.float32)  # (B, D)
+        near = self.index.kneighbors(features, return_distance=False)
+        if self.classify is None:
+            return Block(embedding, features, np.zeros((len(features), 0)), near, empty)
+        probabilities = self.classify(features, out[:, last:] * length)
+        if self.raw is not None:
+            probabilities = together(probabilities, self.raw[self.anchors[near]])
+        probabilities = confidence.calibrate(probabilities, self.temperature)
+        strange = empty.copy()
+        if self.unknown is not None:
+            around = self.features[self.anchors[near[:, : AVERAGED - 1]]].sum(axis=1)  # (B, D)
+            averaged = (features + around) / (1 + min(AVERAGED - 1, near.shape[1]))
+            strange |= self.unknown.score(averaged, probabilities, near) > self.unknown.threshold
+        return Block(embedding, features, probabilities, near, strange)
 
     def length(self, log: csr_matrix) -> np.ndarray | float:
         """What brings each cell's shared genes to one length, (B, 1); 1 without a reference."""
@@ -93,16 +117,6 @@ class Labeller:
             return 1.0
         squares = log.multiply(log).tocsr() @ self.shared
         return (UNIT / np.sqrt(np.maximum(squares, 1e-12)))[:, None].astype(np.float32)
-
-    def judge(self, embedding, features, logits, empty) -> Block:
-        if self.classify is None:
-            probabilities = np.zeros((len(features), 0))
-        else:
-            probabilities = confidence.calibrate(self.classify(features, logits), self.temperature)
-        strange = empty.copy()
-        if self.unknown is not None:
-            strange |= self.unknown.score(features, probabilities) > self.unknown.threshold
-        return Block(embedding, features, probabilities, empty, strange)
 
 
 def fit(
@@ -125,28 +139,34 @@ def fit(
     rows, counts, log = rows[~empty], counts[~empty], log[~empty]
     if not len(rows):
         raise ValueError(f"{query.where}: none of its cells has any count, so there is nothing to tell them by")
-    known = labels[rows]
     embedding = embedder(query, counts, log)
     if references:
-        made = _from_references(query, log, embedding, embedder, references, len(classes), seed)
+        made, others = _from_references(query, log, embedding, embedder, references, len(classes), seed)
     else:
-        made = _from_query(query, log, embedding, known, len(classes), seed)
-    labeller, features, logits, around = made
-    labeller.embedder, labeller.classes, labeller.rows, labeller.log = embedder, classes, rows, log
-    labeller.weights = np.hstack([embedder.columns(query.genes), labeller.weights])
-    labeller.fitted = labeller.judge(embedding, features, logits, np.zeros(len(rows), bool))
+        made, others = _from_query(query, log, embedding, labels[rows], len(classes), seed)
+    made.embedder, made.classes, made.rows, made.log = embedder, classes, rows, log
+    made.weights = np.hstack([embedder.columns(query.genes), made.weights])
+    made.averaged = made.features[neighbours(made.features, AVERAGED)].mean(axis=1)
+    made.strange = np.zeros(len(rows), bool)
     if classes and error:
-        other, other_labels, other_probabilities = around  # of the references
-        labeller.unknown, scores = confidence.fit_unknown(
-            np.vstack([other, features]),
-            np.vstack([other_probabilities, labeller.fitted.probabilities]),
-            np.concatenate([other_labels, known]),
-            foreign=np.arange(len(other) + len(features)) >= len(other) if len(other) else None,
+        points, theirs, probabilities = others
+        foreign = np.arange(len(points) + len(rows)) >= len(points)
+        made.unknown, scores = confidence.fit_unknown(
+            np.vstack([points, made.averaged]),
+            np.vstack([probabilities, made.probabilities]),
+            np.concatenate([theirs, labels[rows]]),
+            foreign=foreign if references else None,
             error=error,
             seed=seed,
         )
-        labeller.fitted.strange = scores[len(other) :] > labeller.unknown.threshold
-    return labeller
+        made.strange = scores[len(points) :] > made.unknown.threshold
+        made.anchors = made.unknown.rows - len(points)
+    else:
+        few = min(len(rows), confidence.REFERENCE)
+        made.anchors = np.sort(np.random.default_rng(seed).choice(len(rows), few, replace=False))
+    made.index = NearestNeighbors(n_neighbors=max(1, min(VOTERS - 1, len(made.anchors) // 4)))
+    made.index.fit(made.features[made.anchors])
+    return made
 
 
 def choose_rows(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -175,15 +195,15 @@ def evenly(labels: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarra
 
 def _from_query(query: Source, log: csr_matrix, embedding: np.ndarray, labels: np.ndarray, types: int, seed: int):
     """Labels in the query itself: three views of its cells, LR and self-training on them."""
-    views = classify.fit_views(log, embedding, seed)
-    labeller, features = _labeller(query, views, log, embedding)
-    nothing = np.zeros((0, features.shape[1])), np.zeros(0, int), np.zeros((0, types))
+    made = _labeller(query, classify.fit_views(log, embedding, seed), log, embedding)
+    nothing = np.zeros((0, made.features.shape[1])), np.zeros(0, int), np.zeros((0, types))
+    made.probabilities = nothing[2]
     if not types:
-        return labeller, features, None, nothing
-    known = np.flatnonzero(labels >= 0)
+        return made, nothing
+    features, known = made.features, np.flatnonzero(labels >= 0)
     strength = classify.choose_strength(features[known], labels[known], seed)
     model = classify.self_train(features, labels, strength)
-    labeller.classify = lambda f, _: _spread(model, f, types)
+    made.classify = lambda f, _: _spread(model, f, types)
     rng = np.random.default_rng(seed)
     rest = np.flatnonzero(labels < 0)
     rest = rng.choice(rest, OUT_OF_FOLD, replace=False) if len(rest) > OUT_OF_FOLD else rest
@@ -192,59 +212,127 @@ def _from_query(query: Source, log: csr_matrix, embedding: np.ndarray, labels: n
     def again(labels: np.ndarray) -> np.ndarray:
         return _spread(classify.self_train(features[some], labels, strength), features[some], types)
 
-    _calibrate(labeller, again, labels[some], labeller.classify(features, None).mean(axis=0), seed)
-    return labeller, features, np.zeros((len(features), 0)), nothing
+    probabilities = made.classify(features, None)
+    _calibrate(made, again, labels[some], probabilities.mean(axis=0), seed)
+    made.probabilities = confidence.calibrate(probabilities, made.temperature)
+    return made, nothing
 
 
 def _from_references(query, log, embedding, embedder, references, types: int, seed: int):
-    """Labels in other datasets: LR on the shared genes of every cell brought to one length.
+    """Labels in other datasets: LR and a linear SVM on the shared genes, then the say of each cell's neighbours.
 
-    The common length takes away most of what depth and technique do, which a fit on plain log1p values learns.
+    Every cell is brought to one length, which takes away most of what depth and technique do. What is left is judged
+    from where the types of the query lie, as far as it is known; half of that is taken away, as some types may be new.
     """
     shared = set(query.genes).intersection(*(source.genes for source, _ in references))
     genes = [gene for gene in query.genes if gene in shared]
     rng = np.random.default_rng(seed)
     parts, embeddings, labels = [], [], []
     for source, known in references:
-        rows = evenly(known, OF_REFERENCES // len(references), rng)
+        rows = evenly(known, max(types, OF_REFERENCES // len(references)), rng)
         counts = source.take(rows)
         values, empty = source.log(counts)
-        parts.append(align.align(values[~empty], source.genes, genes))
+        parts.append(_unit(align.align(values[~empty], source.genes, genes)))
         embeddings.append(embedder(source, counts[~empty], values[~empty]))
         labels.append(known[rows[~empty]])
-    ours = _unit(align.align(log, query.genes, genes))
-    theirs = _unit(vstack(parts, format="csr"))
-    labels = np.concatenate(labels)
+    ours, theirs, labels = (
+        _unit(align.align(log, query.genes, genes)),
+        vstack(parts, format="csr"),
+        np.concatenate(labels),
+    )
     views = classify.fit_views(vstack([theirs, ours], format="csr"), np.vstack([*embeddings, embedding]), seed)
     mask = np.isin(query.genes, genes)
-    labeller, features = _labeller(query, views, ours, embedding, mask)
-    origins = [classify.features(views, _unit(part), inside) for part, inside in zip(parts, embeddings, strict=True)]
-    centre = features.mean(axis=0) if len(features) >= FEW else np.vstack(origins).mean(axis=0)
-    labeller.shift = labeller.shift + centre
-    features = features - centre
-    around = np.vstack([points - points.mean(axis=0) for points in origins])
+    made = _labeller(query, views, ours, embedding, mask)
+    points = [classify.features(views, part, inside) for part, inside in zip(parts, embeddings, strict=True)]
+    centre = made.features.mean(axis=0) if len(made.features) >= FEW else np.vstack(points).mean(axis=0)
+    made.shift, made.features = made.shift + centre, made.features - centre
+    points = [part - part.mean(axis=0) for part in points]
+    near = neighbours(made.features, VOTERS)
 
-    model = LogisticRegression(C=1.0, max_iter=200, random_state=seed).fit(theirs, labels)
-    place = np.flatnonzero(mask)
-    coefficients = np.zeros((len(query.genes), len(model.coef_)), np.float32)
-    coefficients[place] = model.coef_.T  # genes are in the query's order
-    labeller.weights = np.hstack([labeller.weights, coefficients])
-    labeller.classify = lambda _, logits: _of_logits(logits + model.intercept_, model.classes_, types)
+    present, weights, bias = linear(theirs, labels, seed)
+    logits = ours @ weights
+    bias = bias - 0.5 * drift(logits + bias, np.asarray(theirs @ weights + bias), np.searchsorted(present, labels))
+    whole = np.zeros((len(query.genes), len(present)), np.float32)
+    whole[np.flatnonzero(mask)] = weights  # genes are in the query's order
+    made.weights = np.hstack([made.weights, whole])
+    made.classify = lambda _, logits: _of_logits(logits + bias, present, types)
+    made.raw = made.classify(None, logits)
+    probabilities = together(made.raw, made.raw[near[:, 1:]])
+
     some = evenly(labels, OUT_OF_FOLD // 2, rng)
+    origin = np.repeat(np.arange(len(parts)), [part.shape[0] for part in parts])
+    beside = _within(points, origin, VOTERS)
+    place = np.full(len(labels), -1)
+    place[some] = np.arange(len(some))
 
     def again(known: np.ndarray) -> np.ndarray:
-        rows = np.flatnonzero(known >= 0)
-        held = LogisticRegression(C=1.0, max_iter=100, random_state=seed).fit(theirs[some[rows]], known[rows])
-        return _spread(held, theirs[some], types)
+        rows = some[known >= 0]
+        found, weights, bias = linear(theirs[rows], labels[rows], seed)
+        alone = _of_logits(theirs @ weights + bias, found, types)
+        return together(alone, alone[beside[:, 1:]])[some]
 
-    logits = ours @ model.coef_.T
-    _calibrate(labeller, again, labels[some], labeller.classify(None, logits).mean(axis=0), seed, folds=3)
-    probabilities = confidence.calibrate(_spread(model, theirs, types), labeller.temperature)
-    return labeller, features, logits, (around, labels, probabilities)
+    _calibrate(made, again, labels[some], probabilities.mean(axis=0), seed, folds=3)
+    made.probabilities = confidence.calibrate(probabilities, made.temperature)
+    theirs_now = _of_logits(theirs @ weights + bias, present, types)
+    theirs_now = confidence.calibrate(together(theirs_now, theirs_now[beside[:, 1:]]), made.temperature)
+    averaged = np.vstack(points)[beside[:, :AVERAGED]].mean(axis=1)
+    return made, (averaged, labels, theirs_now)
+
+
+def linear(x: csr_matrix, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Types present (L'), weights (G, L') and bias (L',): half LR, half twice the margins of a linear SVM."""
+    lr = LogisticRegression(C=1.0, max_iter=200).fit(x, labels)
+    svm = LinearSVC(random_state=seed).fit(x, labels)
+    weights, bias = lr.coef_ / 2 + svm.coef_, lr.intercept_ / 2 + svm.intercept_
+    if len(weights) == 1:  # two types: one column is their difference
+        weights, bias = np.vstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
+    return lr.classes_, weights.T.astype(np.float32), bias
+
+
+def drift(logits: np.ndarray, theirs: np.ndarray, labels: np.ndarray, rounds: int = 5) -> np.ndarray:
+    """How far the query's types lie from the references', in logits (L',): mean over types, whatever their shares.
+
+    logits (N, L') of the query, theirs (R, L') with labels (R,). A type that hardly a cell is called has no say.
+    """
+    centres = np.stack([theirs[labels == k].mean(axis=0) for k in range(logits.shape[1])])
+    off = np.zeros(logits.shape[1])
+    for _ in range(rounds):
+        p = softmax(logits - off, axis=1)
+        weight = p * (p.argmax(axis=1)[:, None] == np.arange(p.shape[1]))  # (N, L')
+        total = weight.sum(axis=0)
+        seen = np.flatnonzero(total > 2)
+        if not len(seen):
+            break
+        means = weight[:, seen].T @ logits / total[seen, None]
+        off = 0.5 * off + 0.5 * np.average(means - centres[seen], axis=0, weights=np.sqrt(total[seen]))
+    return off
+
+
+def together(own: np.ndarray, around: np.ndarray) -> np.ndarray:
+    """A cell's probabilities (B, L) times the mean of its own and its neighbours' (B, K, L), to sum to 1."""
+    mean = (own + around.sum(axis=1)) / (1 + around.shape[1])
+    both = (own + 1e-6) * (mean + 1e-6)
+    return both / both.sum(axis=1, keepdims=True)
+
+
+def neighbours(points: np.ndarray, k: int) -> np.ndarray:
+    """The k nearest of all cells (M, D) to each, itself first: (M, K); fewer where there are few cells."""
+    k = max(1, min(k, len(points) // 4))
+    near = NearestNeighbors(n_neighbors=k).fit(points).kneighbors(points, return_distance=False)
+    lost = np.flatnonzero((near != np.arange(len(points))[:, None]).all(axis=1))  # among copies of themselves
+    near[lost, 0] = lost
+    return near
+
+
+def _within(points: Sequence[np.ndarray], origin: np.ndarray, k: int) -> np.ndarray:
+    """`neighbours` within each dataset, as rows of all of them together."""
+    found = [neighbours(part, k) for part in points]
+    width = min(near.shape[1] for near in found)
+    return np.vstack([near[:, :width] + np.flatnonzero(origin == i)[0] for i, near in enumerate(found)])
 
 
 def _labeller(query: Source, views, log: csr_matrix, embedding: np.ndarray, mask: np.ndarray | None = None):
-    """A labeller without a classifier, its views folded into one matrix, and the features (M, D)."""
+    """A labeller without a classifier: its views folded into one matrix, the features of the cells it is fitted on."""
     genes = len(query.genes)
     place = np.arange(genes) if mask is None else np.flatnonzero(mask)
     weights, shifts, turn = [], [], np.zeros((embedding.shape[1], 0), np.float32)
@@ -257,11 +345,12 @@ def _labeller(query: Source, views, log: csr_matrix, embedding: np.ndarray, mask
         whole = np.zeros((genes, inner.shape[1]), np.float32)
         whole[place if view.columns is None else place[view.columns]] = inner
         weights.append(whole)
-    labeller = Labeller(
-        query, None, [], np.hstack(weights), embedding.shape[1], turn, np.concatenate(shifts).astype(np.float32),
+    made = Labeller(
+        query, None, [], embedding.shape[1], np.hstack(weights), turn, np.concatenate(shifts).astype(np.float32),
         None if mask is None else mask.astype(np.float32),
     )  # fmt: skip
-    return labeller, classify.features(views, log, embedding).astype(np.float32)
+    made.features = classify.features(views, log, embedding).astype(np.float32)
+    return made
 
 
 def _unit(log: csr_matrix) -> csr_matrix:
@@ -282,9 +371,7 @@ def _calibrate(labeller: Labeller, again, labels: np.ndarray, shares: np.ndarray
 
 
 def _of_logits(logits: np.ndarray, present: np.ndarray, types: int) -> np.ndarray:
-    """Probabilities (B, L) from logits of the types that are present; one column of two types is their difference."""
-    if len(present) == 2 and logits.shape[1] == 1:
-        logits = np.hstack([np.zeros_like(logits), logits])
+    """Probabilities (B, L) from logits of the types that are present (B, L')."""
     out = np.zeros((len(logits), types))
     out[:, present] = softmax(logits, axis=1)
     return out
@@ -299,7 +386,7 @@ def _spread(model: LogisticRegression, x, types: int) -> np.ndarray:
 # -- what follows for the cells together ----------------------------------------------------------------
 def over_cluster(labeller: Labeller, seed: int) -> np.ndarray:
     """Centres (K, D) of many small clusters of the query."""
-    return consensus.over_cluster(labeller.fitted.features, seed=seed)[0]
+    return consensus.over_cluster(labeller.features, seed=seed)[0]
 
 
 def lay_out(features: np.ndarray, seed: int) -> np.ndarray:
@@ -315,17 +402,3 @@ def lay_out(features: np.ndarray, seed: int) -> np.ndarray:
         start = "spectral" if len(features) > 50 else "random"
         neighbours = min(15, len(features) - 1)
         return UMAP(n_neighbors=neighbours, init=start, random_state=seed, n_jobs=1).fit_transform(features)
-
-
-@dataclass
-class Map:
-    """Places a block beside its nearest cells of the map."""
-
-    features: np.ndarray  # (R, D)
-    places: np.ndarray  # (R, 2)
-
-    def __call__(self, features: np.ndarray, neighbours: int = 3) -> np.ndarray:  # (B, 2)
-        near = NearestNeighbors(n_neighbors=min(neighbours, len(self.features))).fit(self.features)
-        distance, rows = near.kneighbors(features)
-        weight = 1 / (distance + 1e-6)
-        return (self.places[rows] * (weight / weight.sum(axis=1, keepdims=True))[:, :, None]).sum(axis=1)

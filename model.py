@@ -96,6 +96,59 @@ class MultiTask(nn.Module):
         return loss
 
 
+class CentredMultiTask(nn.Module):
+    """The tasks of scpretrain2: genes centred and scaled, nothing squashed, a dataset weighs the root of its size.
+
+    `start` (H, G) are the encoder's first weights, on genes divided by `scale` (G,) after each dataset's `means`
+    (D, G) were taken away; `cells` counts the cells of every dataset, `partitions` is as in `MultiTask`.
+    """
+
+    def __init__(
+        self,
+        start: Tensor,
+        scale: Tensor,
+        means: Tensor,
+        partitions: Sequence[Sequence[int]],
+        cells: Sequence[int],
+        *,
+        dropout: float,
+    ):
+        super().__init__()
+        self.encoder = Encoder(start.shape[1], start.shape[0])
+        with torch.no_grad():
+            self.encoder.linear.weight.copy_(start)
+            self.encoder.linear.bias.zero_()
+        self.encoder.linear.bias.requires_grad_(False)  # the heads have their own
+        self.register_buffer("scale", scale)
+        self.register_buffer("means", means)
+        roots = torch.tensor(cells, dtype=torch.float64).sqrt()
+        self.shares = (roots / roots.sum()).tolist()
+        self.partitions = [list(sizes) for sizes in partitions]
+        self.heads = nn.ModuleList(nn.Linear(len(start), sum(sizes)) for sizes in self.partitions)
+        self.dropout = dropout  # share of genes hidden from the encoder in every cell of a training step
+
+    def forward(self, x: Tensor, sizes: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
+        """The loss of a batch of all datasets, called as `MultiTask`; averaged over a dataset's partitions."""
+        centred = [part - mean for part, mean in zip(x.split(list(sizes)), self.means, strict=True)]
+        z = torch.cat(centred).div_(self.scale)  # (B, G)
+        h = self.encoder(nn.functional.dropout(z, self.dropout, self.training))  # (B, H)
+        loss = x.new_zeros(())
+        for rows, head, clusters, target, share in zip(
+            h.split(list(sizes)), self.heads, self.partitions, targets, self.shares, strict=True
+        ):
+            parts = zip(head(rows).split(clusters, dim=1), target.unbind(dim=1), strict=True)
+            loss = loss + share / len(clusters) * sum(nn.functional.cross_entropy(*part) for part in parts)
+        return loss
+
+    @torch.no_grad()
+    def folded(self) -> Encoder:
+        """The encoder on log-normalised genes themselves: the scale goes into its weights."""
+        encoder = Encoder(self.encoder.linear.in_features, self.encoder.hidden).to(self.scale.device)
+        encoder.linear.weight.copy_(self.encoder.linear.weight / self.scale)
+        encoder.linear.bias.zero_()
+        return encoder
+
+
 class Classifier(nn.Module):
     """sigmoid(encoder) -> linear 100 -> sigmoid -> one logit a type, as published."""
 

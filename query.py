@@ -189,16 +189,18 @@ def decide(
 
 def species_of(genes: Sequence[str], table: Mapping[str, str]) -> tuple[str, float, str]:
     """(species, share of the telling names that agree, what told it): by symbols one species has, else by case."""
-    human = {name for name, other in table.items() if name != other}
-    mouse = {other for name, other in table.items() if name != other}
-    only_human, only_mouse = human - mouse - set(table.values()), mouse - human - set(table)
-    upper = {gene.upper() for gene in genes}
-    of_human, of_mouse = len(upper & only_human), len(upper & only_mouse)
     told, share = species_from_case(genes)
-    if of_human + of_mouse >= 10 and told != (by_name := "human" if of_human > of_mouse else "mouse"):
-        agree = max(of_human, of_mouse) / (of_human + of_mouse)
-        if agree >= SURE_OF_SPECIES:  # mouse symbols in upper case, say
-            return by_name, agree, "symbols that only one species has"
+    upper = {gene.upper() for gene in genes}
+    alike = {name for name, other in table.items() if name == other}
+    human = {name for name, other in table.items() if name != other} - set(table.values())
+    mouse = {other for name, other in table.items() if name != other} - set(table)
+    if alike and human and mouse:
+        covered = max(0.05, len(upper & alike) / len(alike))  # how much of either list a dataset of that species has
+        of_human, of_mouse = len(upper & human) / len(human), len(upper & mouse) / len(mouse)
+        by_name = "human" if of_human > of_mouse else "mouse"
+        # old human symbols live on as mouse ones, so a few prove nothing
+        if told != by_name and max(of_human, of_mouse) > covered / 2:
+            return by_name, max(of_human, of_mouse) / (of_human + of_mouse), "symbols that only one species has"
     return told, share, "the Ensembl prefix" if genes and genes[0].startswith("ENS") else "the case of the symbols"
 
 

@@ -129,7 +129,8 @@ def run_identity(
     settings = utils.flags(args, (*SPLIT_FLAGS, "label_key", *utils.VALUE_FLAGS, "species"))
     weights = checkpoint.identity() if arm == utils.ARMS[0] else checkpoint.encoder.hidden
     names = None if entry.species == "mouse" else table_hash  # mouse genes need no ortholog table
-    how = "classifier", kind, args.tuned, classifiers.GRIDS[kind] if args.tuned else classifiers.USUAL[kind]
+    usual = classifiers.make(kind, classifiers.USUAL[kind], 1000, 0).get_params()
+    how = "classifier", kind, usual, classifiers.GRIDS[kind] if args.tuned else None
     return fingerprint(*how, settings, weights, entry.species, names, data.stamp_of(entry.path))
 
 

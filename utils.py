@@ -19,7 +19,7 @@ from model import Encoder
 from stages.files import fingerprint, whole
 
 ARMS = ("scPretrain", "Without pretraining")
-RECIPES = ("paper",)
+RECIPES = ("paper", "scpretrain2")
 CHECKPOINT_FORMAT, CHECKPOINT_VERSION = "scpretrain-checkpoint", 1
 RESULT_COLUMNS = [
     "dataset",
@@ -475,6 +475,15 @@ def unfinished(
     if done:
         print(f"{len(done)} of {len(wanted)} runs are in {path} already and are kept")
     return {which: run for which, run in wanted.items() if which not in done}
+
+
+def save_figure(figure: Any, stem: Path, kinds: Sequence[str], dpi: int) -> list[Path]:
+    """A matplotlib figure as STEM.pdf, STEM.png ..., each whole; returns the files."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
+    for path, kind in zip(paths, kinds, strict=True):
+        with whole(path) as part:
+            figure.savefig(part, format=kind, dpi=dpi)
+    return paths
 
 
 def write_published(path: Path, table: pd.DataFrame) -> None:

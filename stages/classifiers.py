@@ -30,7 +30,7 @@ def make(kind: str, value: float, cells: int, seed: int) -> ClassifierMixin:
     `value` is C, depth or k; `cells` it will be fitted on. Raises ValueError for another kind.
     """
     if kind == "svm":
-        return LinearSVC(C=value, max_iter=20_000, random_state=seed)  # unscaled points: 1,000 are often too few
+        return LinearSVC(C=value, random_state=seed)
     if kind == "lr":
         return LogisticRegression(C=value, max_iter=10_000)
     if kind == "rf":

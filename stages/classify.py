@@ -8,6 +8,7 @@ carries most of the gain.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,14 +36,20 @@ class View:
         return np.asarray(x @ weighted - self.shift @ self.axes)  # (N, D)
 
 
-def _moments(x) -> tuple[np.ndarray, np.ndarray]:
+def _moments(x: csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance (G,) of every column."""
     mean = np.asarray(x.mean(axis=0), dtype=np.float64).ravel()
-    square = x.multiply(x).mean(axis=0) if hasattr(x, "multiply") else (x * x).mean(axis=0)
+    square = x.multiply(x).mean(axis=0)
     return mean, np.maximum(np.asarray(square, dtype=np.float64).ravel() - mean**2, 0)
 
 
-def fit_view(x, columns: np.ndarray | None, inverse: np.ndarray, components: int, seed: int) -> View:
-    """Principal axes of the centred, scaled columns by a randomised SVD that never makes x dense."""
+def fit_view(
+    x: csr_matrix | np.ndarray, columns: np.ndarray | None, inverse: np.ndarray, components: int, seed: int
+) -> View:
+    """Principal axes of cells x (N, G), some `columns` of it times `inverse`, centred; x never becomes dense.
+
+    By a randomised SVD with five passes of iteration: for 50 components as good as an exact one.
+    """
     x = x if columns is None else x[:, columns]
     x = x @ diags(inverse) if hasattr(x, "tocsr") else x * inverse
     x = x.astype(np.float32)
@@ -104,7 +111,7 @@ class Fitted:
     views: list[tuple[str, View]]
     model: LogisticRegression
     classes: np.ndarray  # types seen among the labelled cells
-    n_classes: int
+    n_classes: int  # L, all types
 
     def features(self, log_genes: csr_matrix, encoder_features: np.ndarray | None) -> np.ndarray:
         return features(self.views, log_genes, encoder_features)
@@ -115,12 +122,15 @@ class Fitted:
 
 
 def _spread(found: np.ndarray, fitted: Fitted) -> np.ndarray:
+    """Probabilities of the types seen, put beside zeros for the others: (N, L)."""
     probabilities = np.zeros((len(found), fitted.n_classes))
     probabilities[:, fitted.classes] = found
     return probabilities
 
 
-def _regression(f, labels, strength: float, weights=None) -> LogisticRegression:
+def _regression(
+    f: np.ndarray, labels: np.ndarray, strength: float, weights: np.ndarray | None = None
+) -> LogisticRegression:
     return LogisticRegression(C=strength, max_iter=300).fit(f, labels, sample_weight=weights)
 
 
@@ -149,8 +159,14 @@ def choose_strength(f: np.ndarray, labels: np.ndarray, seed: int, folds: int = 3
     return choice
 
 
-def self_train(f: np.ndarray, labels: np.ndarray, strength: float, shares=SHARES) -> LogisticRegression:
-    """Believe the surest share of every predicted type, round by round; types weigh alike."""
+def self_train(
+    f: np.ndarray, labels: np.ndarray, strength: float, shares: Sequence[float] = SHARES
+) -> LogisticRegression:
+    """Learn from labelled cells, then believe the surest share of every predicted type, round by round.
+
+    f: (N, D) features; labels: (N,) ints, -1 for an unlabelled cell. Labelled cells weigh 1; the believed cells of a
+    type together weigh what the average type's labelled ones do. Without unlabelled cells or `shares`: plain LR.
+    """
     known, rest = np.flatnonzero(labels >= 0), np.flatnonzero(labels < 0)
     model = _regression(f[known], labels[known], strength)
     typical = len(known) / len(model.classes_)  # labelled cells of the average type
@@ -170,7 +186,9 @@ def self_train(f: np.ndarray, labels: np.ndarray, strength: float, shares=SHARES
     return model
 
 
-def fit(log_genes, encoder_features, labels, n_classes: int, seed: int) -> Fitted:
+def fit(
+    log_genes: csr_matrix, encoder_features: np.ndarray | None, labels: np.ndarray, n_classes: int, seed: int
+) -> Fitted:
     """The whole few-label classifier.
 
     log_genes: csr (N, G) log1p of counts to 10,000 a cell, all genes of the dataset. encoder_features: dense
@@ -186,15 +204,16 @@ def fit(log_genes, encoder_features, labels, n_classes: int, seed: int) -> Fitte
         rest = np.random.default_rng(seed).choice(rest, SELF_TRAINING_CELLS, replace=False)
     rows = np.sort(np.concatenate([np.flatnonzero(labels >= 0), rest]))
     x, labels = log_genes[rows].tocsr(), labels[rows]
-    views = fit_views(x, None if encoder_features is None else np.asarray(encoder_features)[rows], seed)
-    fitted = Fitted(views, None, classes, n_classes)
-    f = fitted.features(x, None if encoder_features is None else encoder_features[rows])
+    embedding = None if encoder_features is None else np.asarray(encoder_features)[rows]
+    views = fit_views(x, embedding, seed)
+    f = features(views, x, embedding)
     known = labels >= 0
     strength = choose_strength(f[known], labels[known], seed)
-    fitted.model = self_train(f, labels, strength)
-    return fitted
+    return Fitted(views, self_train(f, labels, strength), classes, n_classes)
 
 
-def classify(log_genes, encoder_features, labels, n_classes: int, seed: int) -> np.ndarray:
-    """Probabilities (N, L) of every cell, labelled or not."""
+def classify(
+    log_genes: csr_matrix, encoder_features: np.ndarray | None, labels: np.ndarray, n_classes: int, seed: int
+) -> np.ndarray:
+    """Probabilities (N, L) of every cell, labelled or not; arguments and errors are those of `fit`."""
     return fit(log_genes, encoder_features, labels, n_classes, seed).predict(log_genes, encoder_features)

@@ -13,6 +13,8 @@ from threadpoolctl import threadpool_limits
 
 ITERATIONS = 20  # Lloyd iterations, as published
 ROTATE_UP_TO = 12_000  # cells: an (N, N) float64 matrix is then 1.2 GB
+FEW_SIZES = (6, 12, 25)  # clusters of the partitions of scpretrain2, at most one for CELLS_EACH cells
+CELLS_EACH = 8
 TREE_UP_TO = 10_000  # cells: the tree needs all their pairwise distances, 0.4 GB
 
 
@@ -31,14 +33,25 @@ def partition_sizes(cells: int, cells_per_cluster: int = 100) -> tuple[int, int,
     return tuple(min(max(2, size), cells) for size in sizes)
 
 
+def few_sizes(cells: int) -> tuple[int, int, int]:
+    """Clusters of the three partitions of scpretrain2: 6, 12 and 25, at most one for eight cells and at least 2."""
+    return tuple(min(cells, max(2, min(size, cells // CELLS_EACH))) for size in FEW_SIZES)
+
+
 def pseudo_labels(
-    points: np.ndarray | csr_matrix | RowsOnDevice, sizes: tuple[int, ...], *, method: str = "kmeans", seed: int = 0
+    points: np.ndarray | csr_matrix | RowsOnDevice,
+    sizes: tuple[int, ...],
+    *,
+    method: str = "kmeans",
+    seed: int = 0,
+    spread: bool = False,
 ) -> np.ndarray:
     """Cluster `points` (N, D) once for every number in `sizes`; returns (N, len(sizes)) int64.
 
     `points` is a numpy or csr matrix (scikit-learn, on the CPU) or rows on a device (torch, where they are).
     `method` is "kmeans" (random start, 20 Lloyd iterations, one run: the published setting) or "agglomerative"
-    (Ward's tree cut at each size). Raises ValueError for another method.
+    (Ward's tree cut at each size). With `spread` k-means starts from centres far apart (k-means++), the better of
+    two runs. Raises ValueError for another method.
     """
     if method == "agglomerative":
         return _tree(points, sizes, seed)
@@ -48,13 +61,14 @@ def pseudo_labels(
         return lloyd(points, sizes, seed=seed).cpu().numpy()
     if issparse(points) and points.shape[0] < min(points.shape[1], ROTATE_UP_TO):
         points = rotate(points)  # (N, N)
-    return np.stack([_sklearn(points, size, seed) for size in sizes], axis=1).astype(np.int64)
+    return np.stack([_sklearn(points, size, seed, spread) for size in sizes], axis=1).astype(np.int64)
 
 
-def _sklearn(points: np.ndarray | csr_matrix, size: int, seed: int) -> np.ndarray:
+def _sklearn(points: np.ndarray | csr_matrix, size: int, seed: int, spread: bool) -> np.ndarray:
     if size >= points.shape[0]:
         return np.arange(points.shape[0])
-    kmeans = KMeans(size, init="random", n_init=1, max_iter=ITERATIONS, tol=0.0, random_state=seed)
+    start = {"init": "k-means++", "n_init": 2} if spread else {"init": "random", "n_init": 1}
+    kmeans = KMeans(size, **start, max_iter=ITERATIONS, tol=0.0, random_state=seed)
     # The sum of two threads' partial sums does not depend on who was first; that of three does.
     with threadpool_limits(limits=2, user_api="openmp"):
         return kmeans.fit_predict(points)

@@ -1,4 +1,6 @@
-"""One call for cells that lie together: over-clustering, majority vote, and a flag where the vote is split."""
+"""One call for cells that lie together: over-clustering, majority vote, and a flag where the vote is
+split.
+"""
 
 from dataclasses import dataclass
 
@@ -6,7 +8,10 @@ import numpy as np
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
 FINENESS = 3.0  # clusters a root of N: 95 for 1,000 cells; half as many merge rare types into their neighbours
-SMALLEST, LARGEST = 2, 1000  # clusters; 1,000 centres cost less to compare a cell with than the classifier does
+SMALLEST, LARGEST = (
+    2,
+    1000,
+)  # clusters; 1,000 centres cost less to compare a cell with than the classifier does
 SURE = 0.8  # a vote overrules a cell's own call from this share on; less lowered macro-F1
 MIXED = 0.25  # a second type with this share of the votes and two cells or more makes a cluster mixed
 

@@ -23,9 +23,9 @@ STYLE = {  # for `matplotlib.rc_context`: letters stay letters in pdf and svg
     "axes.linewidth": 0.8,
 }
 ABOVE, BELOW = "#0072B2", "#D55E00"  # blue and vermilion of Okabe and Ito (2008), apart for every eye
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # but for its yellow
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # but for yellow, and black: numbers
 GREY = "#666666"
-LEGEND_ROWS = 22  # types in a column of a legend
+LEGEND_ROWS, LEGEND_COLUMNS, LEGEND_LETTERS = 20, 3, 40  # lines of a column before there is another, at most; of a line
 
 # How linear RGB looks without red or green cones (Machado, Oliveira and Fernandes 2009, severity 1).
 PROTANOPE = ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998))
@@ -55,14 +55,14 @@ def seen(colours: np.ndarray) -> np.ndarray:
 def palette(count: int) -> tuple[str, ...]:
     """`count` colours, told apart on white by colour-blind eyes too as far as so many can be.
 
-    The first seven are those of Okabe and Ito; each further one is the colour farthest from all before it, for the
+    The first six are those of Okabe and Ito; each further one is the colour farthest from all before it, for the
     eye that sees it nearest.
     """
     chosen = [[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in OKABE_ITO]
     steps = np.linspace(0, 1, 14)
     grid = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
     lightness = seen(grid)[0, :, 0]
-    grid = grid[(lightness > 0.25) & (lightness < 0.86)]  # neither white nor near to the black that is there
+    grid = grid[(lightness > 0.32) & (lightness < 0.9)]  # nearly black ones look alike in small points
     looks = seen(grid)
     distance = np.full(len(grid), np.inf)
     for place in range(count):
@@ -90,10 +90,8 @@ def embedding(
     colours = np.array(palette(types))
     area = point_area(len(points))
     axis.scatter(*points[order].T, s=area, c=colours[labels[order]], linewidths=0, alpha=0.8, rasterized=True)
-    present = np.unique(labels)
-    places = spread_out(
-        np.array([np.median(points[labels == kind], axis=0) for kind in present]), np.ptp(points, axis=0)
-    )
+    present, extent = np.unique(labels), np.ptp(points, axis=0)
+    places = spread_out(np.array([densest(points[labels == kind], extent) for kind in present]), extent)
     for kind, place in zip(present, places, strict=True):
         axis.text(
             *place,
@@ -107,6 +105,16 @@ def embedding(
     axis.set(title=title, xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
     axis.set_box_aspect(1)
     return axis
+
+
+def densest(points: np.ndarray, extent: np.ndarray) -> np.ndarray:
+    """The middle of where most of `points` (N, 2) are, in squares of a twelfth of the picture's `extent` (2,).
+
+    The median of a type whose cells are in two places lies between them, where there may be none.
+    """
+    square = np.floor(points / np.where(extent > 0, extent, 1.0) * 12)  # (N, 2)
+    _, of_point, counts = np.unique(square, axis=0, return_inverse=True, return_counts=True)
+    return np.median(points[of_point == counts.argmax()], axis=0)
 
 
 def spread_out(places: np.ndarray, extent: np.ndarray, *, apart: float = 0.05, rounds: int = 200) -> np.ndarray:
@@ -126,22 +134,35 @@ def spread_out(places: np.ndarray, extent: np.ndarray, *, apart: float = 0.05, r
     return places * extent
 
 
-def type_legend(figure: Figure, classes: Sequence[str], counts: Sequence[int]) -> Legend:
-    """One legend right of all axes of a figure: number, colour, the name as the file spells it, and how many cells."""
-    handles = [
-        Line2D([], [], marker="o", linestyle="none", markersize=6, color=colour) for colour in palette(len(classes))
-    ]
-    words = [
-        "\n   ".join(textwrap.wrap(f"{number}  {name} ({count:,})", 40))
+def legend_words(classes: Sequence[str], counts: Sequence[int]) -> list[str]:
+    """What a legend says of each type: its number, its name as the file spells it, how many cells."""
+    return [
+        "\n   ".join(textwrap.wrap(f"{number}  {name} ({count:,})", LEGEND_LETTERS))
         for number, (name, count) in enumerate(zip(classes, counts, strict=True), start=1)
+    ]
+
+
+def legend_size(words: Sequence[str]) -> tuple[int, float, float]:
+    """Columns of a legend, and its width and height in inches."""
+    lines = np.array([text.count("\n") + 1 for text in words])
+    columns = int(np.clip(-(-lines.sum() // LEGEND_ROWS), 1, LEGEND_COLUMNS))
+    rows = max(part.sum() for part in np.array_split(lines, columns))
+    letters = max(len(line) for text in words for line in text.split("\n"))
+    return columns, columns * (0.45 + 0.075 * letters), 0.6 + 0.19 * rows
+
+
+def type_legend(figure: Figure, words: Sequence[str]) -> Legend:
+    """One legend right of all axes of a figure that has `legend_size` to spare, with the words of `legend_words`."""
+    handles = [
+        Line2D([], [], marker="o", linestyle="none", markersize=6, color=colour) for colour in palette(len(words))
     ]
     return figure.legend(
         handles,
         words,
         loc="outside right center",
         frameon=False,
-        fontsize=8 if len(classes) <= 30 else 7,
-        ncols=-(-len(classes) // LEGEND_ROWS),
+        fontsize=8,
+        ncols=legend_size(words)[0],
         handletextpad=0.2,
         columnspacing=1.0,
         title="cell type (cells)",
@@ -158,14 +179,16 @@ def paired_scatter(
     title: str = "",
     below: str = "",
     arms: tuple[str, str] = ("scPretrain", "Without pretraining"),
+    tie: float = 0.0,
 ) -> Axes:
     """One point a dataset, (D,) against (D,): above the dashed diagonal pre-training helped.
 
     `errors` are standard deviations over repeats, for x and y. `below` is a line under the title, such as the number
-    of points above. The axes are square with the same limits.
+    of points above. A difference below `tie` is grey. The axes are square with the same limits.
     """
-    better = with_ > without
-    if errors is not None and (errors[0].any() or errors[1].any()):
+    errors = errors if errors is not None else (np.zeros(len(without)), np.zeros(len(with_)))
+    colours = np.select([np.abs(with_ - without) < tie, with_ > without], [GREY, ABOVE], BELOW)
+    if errors[0].any() or errors[1].any():
         axis.errorbar(
             without, with_, xerr=errors[0], yerr=errors[1], fmt="none", ecolor="#BBBBBB", elinewidth=0.8, zorder=1
         )
@@ -174,14 +197,14 @@ def paired_scatter(
         without,
         with_,
         s=area,
-        c=np.where(better, ABOVE, BELOW),
+        c=colours,
         edgecolors="white",
         linewidths=0.5,
         zorder=2,
         clip_on=False,
     )
-    values = np.concatenate([without, with_])
-    low, high = float(values.min()), float(values.max())
+    low = float(min((without - errors[0]).min(), (with_ - errors[1]).min()))
+    high = float(max((without + errors[0]).max(), (with_ + errors[1]).max()))
     room = max(0.05 * (high - low), 0.01)
     limits = (low - room, high + room)
     axis.plot(limits, limits, linestyle="--", color=GREY, linewidth=0.9, zorder=0)

@@ -15,6 +15,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+TIE = 5e-4  # a smaller difference of two arms is none
 METRICS = ("accuracy", "kappa", "macro_f1", "auprc", "auroc")
 
 
@@ -63,7 +64,7 @@ class Comparison:
     p: float
 
 
-def compare(first: np.ndarray, second: np.ndarray, *, tie: float = 5e-4) -> Comparison:
+def compare(first: np.ndarray, second: np.ndarray, *, tie: float = TIE) -> Comparison:
     """Compare two arms dataset by dataset, (D,) against (D,); a difference below `tie` is a tie."""
     first, second = np.asarray(first, float), np.asarray(second, float)
     difference = first - second

@@ -16,19 +16,22 @@ def suggest(
     """The `n` cells whose labels would help most, spread over the groups of cells.
 
     Args:
-        features: (N, D) float, finite; best the neighbour-averaged ones the classifier sees (unscaled PCs, encoder outputs).
+        features: (N, D) float, finite; best the neighbour-averaged ones the classifier sees (unscaled PCs,
+        encoder outputs).
         labels: (N,) int, -1 for a cell without a label; None when no cell has one.
         n: how many cells to suggest, at most the number of cells without a label.
-        probabilities: (N, L) of the classifier so far; groups it is unsure of come first. None without a classifier.
+        probabilities: (N, L) of the classifier so far; groups it is unsure of come first. None without a
+        classifier.
         seed: of the k-means and of the sample it sees.
     Returns:
-        rows (n,) int64, most useful first, and clusters (n,) int64: the group each stands for (distinct numbers).
+        rows (n,) int64, most useful first, and clusters (n,) int64: the group each stands for (distinct
+        numbers).
     Raises:
         ValueError: arrays of different lengths, or fewer than `n` cells without a label.
     """
     labels = np.full(len(features), -1) if labels is None else np.asarray(labels)
     if len(labels) != len(features) or (probabilities is not None and len(probabilities) != len(features)):
-        raise ValueError(f"{len(features):,} cells of features, but {len(labels):,} labels; give one entry a cell")
+        raise ValueError(f"{len(features):,} cells, but {len(labels):,} labels or other probabilities; give one a cell")
     free = np.flatnonzero(labels < 0)
     if n < 1 or n > len(free):
         raise ValueError(f"{n} cells to suggest, but {len(free):,} have no label; ask for 1 to {len(free):,}")
@@ -38,14 +41,14 @@ def suggest(
     sample = np.sort(rng.choice(free, LARGEST, replace=False)) if len(free) > LARGEST else free
     if len(np.unique(points[sample], axis=0)) < n:  # copies of a few cells: nothing to spread over
         return np.sort(rng.choice(free, n, replace=False)), np.arange(n)
-    # A labelled cell covers its own group: as many more groups as there are labelled groups, so that n stay uncovered.
+    # A labelled cell covers its own group: add a group for each of them, so that n stay uncovered.
     covered = min(len(known), 2 * n, len(sample) - n)
-    for k in sorted({n + covered, min(2 * (n + covered), len(sample)), len(sample)}):
+    for k in sorted({n + covered, min(2 * (n + covered), len(sample))}):
         kmeans = KMeans(k, n_init=10 if k <= 100 else 1, random_state=seed).fit(points[sample])
         open_groups = np.setdiff1d(np.arange(k), kmeans.predict(points[known]) if len(known) else [])
         if len(open_groups) >= n:
             break
-    else:  # nearly every cell has a labelled one as its nearest centre: what is left is as good as any
+    else:  # labels reach nearly every group: size and doubt alone decide
         open_groups = np.arange(k)
     group = kmeans.labels_  # (M,) of the sample
     size = np.bincount(group, minlength=k).astype(float)
@@ -65,7 +68,8 @@ def suggest(
 def half_whiten(features: np.ndarray) -> np.ndarray:
     """Principal axes of the features, each divided by the root of its spread: (N, D) -> (N, D).
 
-    Between plain PCs, in which the one or two largest types own every distance, and whitened ones, in which noise does.
+    Between plain PCs, in which the one or two largest types own every distance, and whitened ones, in which
+    noise does.
     """
     x = np.asarray(features, dtype=np.float64)
     x = x - x.mean(0)

@@ -42,19 +42,21 @@ def pretrain(
     steps: int,
     patience: int,
     seed: int,
+    sizes: Sequence[int] | None = None,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
     progress: Progress | None = None,
     after_epoch: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     """Train `model` on all tasks at once; it ends with the weights of the epoch with the lowest training loss.
 
-    A step draws n_i // `steps` cells of every task (at least one) and makes one dense batch of them; the model is
-    called as model(x, sizes, targets) with x (B, G), the batch's cells per task and their targets (n_i, P), and gives
-    the loss. An epoch is `steps` steps over freshly shuffled cells; the shuffling depends on `seed` and the epoch
-    alone, so a run resumed from `progress` goes the way of an unbroken one. Training stops after `patience` epochs
-    without a lower loss. Raises ValueError when the loss is no longer finite.
+    A step draws n_i // `steps` cells of every task (at least one), or as many as `sizes` says, and makes one dense
+    batch of them; the model is called as model(x, sizes, targets) with x (B, G), the batch's cells per task and their
+    targets (n_i, P), and gives the loss. An epoch is `steps` steps over freshly shuffled cells; the shuffling depends
+    on `seed` and the epoch alone, so a run resumed from `progress` goes the way of an unbroken one. `schedule` moves on
+    with every step. Training stops after `patience` epochs without a lower loss. Raises ValueError when the loss is no longer finite.
     """
     progress = progress or Progress()
-    sizes = [task.batch_size(steps) for task in tasks]
+    sizes = list(sizes or (task.batch_size(steps) for task in tasks))
     device = tasks[0].rows.device
     x = torch.empty(sum(sizes), tasks[0].rows.shape[1], device=device)  # (B, G), filled anew every step
     with tqdm(

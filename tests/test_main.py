@@ -613,3 +613,100 @@ def test_a_full_disk_while_testing_leaves_the_earlier_results(pretrained, tmp_pa
         refused(capsys, pretrained(), "result.csv could not be written .No space left.*intact")
     assert ((tmp_path / "result.csv").read_bytes(), (tmp_path / "result.out").read_bytes()) == before
     assert not list(tmp_path.glob("*.part")) and pretrained() == 0 and len(results(tmp_path)) == 6
+
+
+# -- the recipe scpretrain2
+
+SECOND = ["--recipe", "scpretrain2", "--kmeans", "--is_pretrain"]
+
+
+def test_the_second_recipe_runs_from_pre_training_to_the_table(run, tmp_path, capsys):
+    assert run(*SECOND) == 0
+    assert "4 datasets, 160 cells" in capsys.readouterr().out  # the unlabelled one too
+    first = utils.load_checkpoint(tmp_path / "model.out")
+    assert first.recipe == "scpretrain2" and first.phase == 1 and len(first.datasets) == 4 and len(first.history) == 3
+    assert run(*SECOND, "--pretrain_output") == 0
+    second = utils.load_checkpoint(tmp_path / "model.out")
+    assert second.recipe == "scpretrain2" and second.phase == 2 and len(second.history) == 3 + 2
+    assert not same(first.encoder.state_dict(), second.encoder.state_dict())
+    assert (second.encoder.linear.bias == 0).all()
+    assert run() == 0
+    table = results(tmp_path)
+    assert sorted(table["dataset"].unique()) == LABELLED and len(table) == 6 and table.notna().all(axis=None)
+    assert table["macro_f1"].mean() > 0.8
+
+
+def test_the_second_recipe_sees_log_normalised_genes(run, corpus, tmp_path, monkeypatch):
+    seen = []
+    rows = main.SparseRows
+    monkeypatch.setattr(
+        main, "SparseRows", lambda x, *rest, log1p: seen.append((x, log1p)) or rows(x, *rest, log1p=log1p)
+    )
+    assert run(*SECOND) == 0
+    assert len(seen) == 4
+    for x, log1p in seen:
+        assert not log1p and np.allclose(np.expm1(x.toarray()).sum(axis=1), 1e4, rtol=1e-4)
+
+
+def test_the_second_recipe_learns_its_pseudo_labels(run, tmp_path):
+    assert run(*SECOND, "--pt_epoch", 50, "--batch_num", 20) == 0
+    history = utils.load_checkpoint(tmp_path / "model.out").history
+    assert len(history) == main.EPOCHS[1] and history[-1] < 0.9 * history[0]
+
+
+@pytest.mark.parametrize("phase", [[], ["--pretrain_output"]], ids=["phase 1", "phase 2"])
+def test_the_second_recipe_resumes_bit_for_bit(run, tmp_path, monkeypatch, phase):
+    if phase:
+        assert run(*SECOND, "--save_model", tmp_path / "start.out") == 0
+        phase = [*phase, "--pretrained_model", tmp_path / "start.out"]
+    assert run(*SECOND, *phase, "--save_model", tmp_path / "whole.out") == 0
+    save = utils.save_state
+
+    def once(*content):
+        save(*content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(utils, "save_state", once)
+    assert run(*SECOND, *phase, "--save_model", tmp_path / "broken.out") == 130
+    monkeypatch.setattr(utils, "save_state", save)
+    assert run(*SECOND, *phase, "--save_model", tmp_path / "broken.out", "--resume") == 0
+    assert same(weights(tmp_path / "whole.out"), weights(tmp_path / "broken.out"))
+
+
+def test_both_recipes_share_a_cache_without_mixing_it_up(run, tmp_path):
+    assert run("--is_pretrain", "--kmeans", "--save_model", tmp_path / "paper.out") == 0
+    assert run(*SECOND, "--save_model", tmp_path / "second.out") == 0
+    shutil.rmtree(tmp_path / "data" / "cache")
+    assert run(*SECOND, "--save_model", tmp_path / "alone.out") == 0
+    assert run("--is_pretrain", "--kmeans", "--save_model", tmp_path / "after.out") == 0
+    assert same(weights(tmp_path / "second.out"), weights(tmp_path / "alone.out"))
+    assert same(weights(tmp_path / "paper.out"), weights(tmp_path / "after.out"))
+
+
+def test_the_recipes_do_not_go_on_from_each_other(pretrained, capsys):
+    assert pretrained(*SECOND, "--pretrain_output") == 2
+    assert "was made by --recipe paper; phase 2 needs the same recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [[*SECOND, "--pca_pt"], ["--pca_ft"]], ids=["pca_pt", "pca_ft"])
+def test_flags_of_the_paper_recipe_are_refused_by_the_second(run, capsys, flags):
+    assert run(*SECOND) == 0
+    assert run(*flags) == 2
+    assert "belongs to the paper recipe" in capsys.readouterr().err
+
+
+def test_values_that_cannot_be_normalised_are_a_line_with_the_dataset(run, corpus, capsys):
+    with h5py.File(corpus / "Mouse_A.h5", "r+") as file:
+        file["exprs"]["data"][0] = -3
+    assert run(*SECOND) == 2
+    said = capsys.readouterr().err
+    assert "Mouse_A" in said and "negative" in said and said.count("\n") == 1
+
+
+def test_a_checkpoint_of_an_unknown_recipe_is_not_tested(run, tmp_path, capsys):
+    assert run(*SECOND) == 0
+    checkpoint = utils.load_checkpoint(tmp_path / "model.out")
+    checkpoint.recipe = "tomorrow's"
+    utils.save_checkpoint(tmp_path / "model.out", checkpoint)
+    assert run() == 2
+    assert "is of recipe" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import draw
 
-from model import Classifier, Encoder, MultiTask, ProjectedEncoder, embed, embed_counts, transfer
+from model import CentredMultiTask, Classifier, Encoder, MultiTask, ProjectedEncoder, embed, embed_counts, transfer
 from stages.batch import SparseRows
 
 
@@ -154,3 +154,46 @@ def test_embedding_is_the_linear_output_whatever_the_batch():
         np.testing.assert_allclose(embedded.numpy(), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(embed_counts(encoder, counts), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(embed_counts(encoder, counts.log1p(), log1p=False), expected, rtol=1e-4, atol=1e-5)
+
+
+# -- scpretrain2
+
+
+def centred(dropout: float = 0.0) -> CentredMultiTask:
+    return CentredMultiTask(
+        torch.randn(6, 12), torch.rand(12) + 0.5, torch.rand(2, 12), [[4, 3], [2, 2]], [400, 100], dropout=dropout
+    )
+
+
+def test_the_centred_loss_of_two_datasets_is_the_formula_written_out():
+    model = centred()
+    x = torch.rand(8, 12)
+    targets = [torch.stack([torch.randint(k, (n,)) for k in ks], dim=1) for n, ks in ((5, (4, 3)), (3, (2, 2)))]
+    expected, row = 0.0, 0
+    for place, (n, share) in enumerate(((5, 2 / 3), (3, 1 / 3))):  # roots of 400 and 100 cells
+        h = (x[row : row + n] - model.means[place]) / model.scale @ model.encoder.linear.weight.T
+        first = 0
+        for part, k in enumerate(model.partitions[place]):
+            logits = model.heads[place](h)[:, first : first + k]
+            expected += share / 2 * torch.nn.functional.cross_entropy(logits, targets[place][:, part])
+            first += k
+        row += n
+    assert model(x, [5, 3], targets).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_batch_handed_in_stays_as_it_is_and_genes_are_hidden_in_training_only():
+    model = centred(dropout=0.5)
+    x = torch.rand(8, 12)
+    before, targets = x.clone(), [torch.zeros(5, 2, dtype=torch.int64), torch.zeros(3, 2, dtype=torch.int64)]
+    model.train()
+    assert model(x, [5, 3], targets).item() != model(x, [5, 3], targets).item()
+    model.eval()
+    assert model(x, [5, 3], targets).item() == model(x, [5, 3], targets).item()
+    assert torch.equal(x, before)
+
+
+def test_the_scale_folds_into_one_linear_layer():
+    model = centred()
+    x = torch.rand(5, 12)
+    assert torch.allclose(model.folded()(x), (x / model.scale) @ model.encoder.linear.weight.T, atol=1e-5)
+    assert not model.encoder.linear.bias.requires_grad and (model.folded().linear.bias == 0).all()

@@ -1,0 +1,353 @@
+"""How good and how fast annotate.py is, through the command itself.
+
+python benchmarks/annotate.py pairs --data_dir DIR       accuracy from a reference, beside LR, SVM and nearest centroid
+python benchmarks/annotate.py few --data_dir DIR         macro-F1 with 5 and 20 labels a type, masked in one file
+python benchmarks/annotate.py unknown --data_dir DIR     leave one type out: AUROC of unknown cells, calibration error
+python benchmarks/annotate.py suggest --data_dir DIR     20 suggested labels against 20 random ones
+python benchmarks/annotate.py size --cells 1000000       memory and cells/s on a simulated file of 20,000 genes
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import h5py  # noqa: E402
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+from scipy.sparse import csr_matrix  # noqa: E402
+from sklearn.linear_model import LogisticRegression  # noqa: E402
+from sklearn.metrics import f1_score, roc_auc_score  # noqa: E402
+from sklearn.neighbors import NearestCentroid, NearestNeighbors  # noqa: E402
+from sklearn.svm import LinearSVC  # noqa: E402
+
+import annotate as command  # noqa: E402
+import data_loader as data  # noqa: E402
+import query as q  # noqa: E402
+from stages import align, normalize, pca, write_h5ad  # noqa: E402
+from stages.read import read  # noqa: E402
+
+PAIRS = (
+    ("Tian_celseq2_3cl", "Tian_dropseq_3cl"),
+    ("Tian_celseq2_5cl_p1", "Tian_celseq2_5cl_p2"),
+    ("Baron_human_subset", "panc8_small"),
+    ("Baron_human_subset", "Xin_subset_980genes"),
+    ("Tian_dropseq_3cl", "Tian_celseq2_3cl"),
+    ("Tian_celseq2_5cl_p2", "Tian_celseq2_5cl_p1"),
+    ("panc8_small", "Baron_human_subset"),
+    ("panc8_small", "Xin_subset_980genes"),
+    ("Xin_subset_980genes", "Baron_human_subset"),
+    ("Xin_subset_980genes", "panc8_small"),
+    ("Tian_celseq2_5cl_p1", "Tian_dropseq_3cl"),
+    ("Tian_dropseq_3cl", "Tian_celseq2_5cl_p1"),
+)
+QUIET = ["--no-umap", "--no-report"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("pairs", "few", "unknown", "suggest", "size"))
+    parser.add_argument("--data_dir", type=Path, default=Path("dataset"))
+    parser.add_argument("--datasets", help="only these, with commas between")
+    parser.add_argument("--pretrained_model", type=Path, help="checkpoint (default: made on the spot)")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--cells", type=int, default=1_000_000)
+    parser.add_argument("--genes", type=int, default=20_000)
+    parser.add_argument("--detected", type=int, default=1_000, help="genes seen in a cell of the simulated file")
+    parser.add_argument("--gzip", action="store_true", help="the simulated file is compressed")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for the simulated file")
+    parser.add_argument("--out", type=Path, help="write the table here as .csv too")
+    args = parser.parse_args()
+    rows = {"pairs": pairs, "few": few, "unknown": unknown, "suggest": suggested, "size": size}[args.what](args)
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False, float_format="%.3f"))
+    numbers = table.select_dtypes("number")
+    if args.what != "size":
+        print("mean  " + "  ".join(f"{name} {value:.3f}" for name, value in numbers.mean().items()))
+    if args.out:
+        table.to_csv(args.out, index=False, float_format="%.4f")
+    return 0
+
+
+def run(args, *words) -> str:
+    """The command in this process; its output, or SystemExit with its error."""
+    extra = ["--data_dir", args.data_dir, "--offline"]
+    extra += ["--pretrained_model", args.pretrained_model] if args.pretrained_model else []
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = command.main([str(word) for word in [*words, *extra, *QUIET]])
+    if code:
+        raise SystemExit(err.getvalue())
+    return out.getvalue()
+
+
+def labelled(args) -> list[str]:
+    """Names of the labelled datasets that are asked for."""
+    entries = data.catalogue(args.data_dir, datasets=args.datasets.split(",") if args.datasets else None)
+    return [entry.name for entry in entries if entry.labelled and entry.path]
+
+
+def answers(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path.with_suffix(".csv"), index_col=0, keep_default_na=False)
+
+
+def masked(cells, keep: np.ndarray, path: Path) -> Path:
+    """The dataset as an .h5ad in which only the cells `keep` have a label."""
+    text = np.where(np.isin(np.arange(len(cells.labels)), keep), cells.labels, "Unknown").astype(str)
+    obs = pd.DataFrame({"cell_type": text}, index=[f"cell{i}" for i in range(len(text))])
+    genes = write_h5ad.unique_names(cells.genes)
+    write_h5ad.new_file(path, [(0, cells.counts)], obs, genes)
+    return path
+
+
+def draw(labels: np.ndarray, each: int, seed: int) -> np.ndarray:
+    """`each` labelled cells a type, at most half of a type's."""
+    rng = np.random.default_rng([seed, each])
+    rows = [rng.permutation(np.flatnonzero(labels == name)) for name in np.unique(labels.astype(str)) if name]
+    return np.sort(np.concatenate([mine[: min(each, len(mine) // 2)] for mine in rows]))
+
+
+def usable(cells):
+    """The cells of types with 10 cells and more."""
+    labels = cells.labels.astype(str)
+    names, count = np.unique(labels, return_counts=True)
+    keep = np.flatnonzero(np.isin(labels, names[(count >= 10) & (names != "")]))
+    cells.counts, cells.labels = cells.counts[keep], cells.labels[keep]
+    return cells
+
+
+def pairs(args) -> list[dict]:
+    """Accuracy on the query cells whose type the reference has; the baselines see shared log-normalised genes."""
+    table, rows = data.orthologs(args.data_dir, offline=True), []
+    for first, second in PAIRS:
+        files = [args.data_dir / f"{name}.h5" for name in (first, second)]
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "out.h5ad"
+            run(args, "--query", files[1], "--reference", files[0], "--out", out)
+            found = answers(out)
+        reference, cells = map(read, files)
+        names = [align.shared_names(one.genes, "human", table) for one in (reference, cells)]
+        genes = [gene for gene in names[0] if gene and gene in set(names[1])]
+        x, y = (
+            align.align(normalize.to_log1p(one.counts, normalize.detect(one.counts)), own, genes)
+            for one, own in zip((reference, cells), names, strict=True)
+        )
+        known, truth = reference.labels.astype(str), cells.labels.astype(str)
+        has = known != ""
+        same = np.isin(truth, known[has])
+        row = {"reference": first, "query": second, "cells": int(same.sum()), "genes": len(genes)}
+        for name, model in (
+            ("LR", LogisticRegression(max_iter=500)),
+            ("SVM", LinearSVC()),
+            ("centroid", NearestCentroid()),
+        ):
+            dense = (lambda m: m.toarray()) if name == "centroid" else (lambda m: m)
+            predicted = model.fit(dense(x[has]), known[has]).predict(dense(y[same]))
+            row[name] = float((predicted == truth[same]).mean())
+        row["annotate"] = float((found["cell_type"].to_numpy()[same] == truth[same]).mean())
+        row["a cell alone"] = float((found["cell_call"].to_numpy()[same] == truth[same]).mean())
+        row["over best"] = row["annotate"] - max(row["LR"], row["SVM"], row["centroid"])
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    return rows
+
+
+def few(args) -> list[dict]:
+    """Macro-F1 of the unlabelled cells, the vote's and the cell's own call, and the calibration error on them."""
+    rows = []
+    for name in labelled(args):
+        cells = usable(read(args.data_dir / f"{name}.h5"))
+        for each in (5, 20):
+            for seed in range(args.seeds):
+                keep = draw(cells.labels, each, seed)
+                test = np.setdiff1d(np.arange(len(cells.labels)), keep)
+                with tempfile.TemporaryDirectory() as folder:
+                    path = masked(cells, keep, Path(folder) / "in.h5ad")
+                    out = Path(folder) / "out.h5ad"
+                    begin = time.perf_counter()
+                    run(args, "--query", path, "--label_key", "cell_type", "--unlabeled", "Unknown", "--out", out)
+                    seconds, found = time.perf_counter() - begin, answers(out).iloc[test]
+                truth = cells.labels[test].astype(str)
+                right, sure = found["cell_type"].to_numpy() == truth, found["confidence"].to_numpy()
+                bins = np.minimum((sure * 15).astype(int), 14)
+                error = np.abs(np.bincount(bins, weights=sure - right, minlength=15)).sum() / len(sure)
+                row = {"dataset": name, "labels": each, "seed": seed}
+                row["annotate"] = f1_score(truth, found["cell_type"], average="macro", labels=np.unique(truth))
+                row["a cell alone"] = f1_score(truth, found["cell_call"], average="macro", labels=np.unique(truth))
+                rows.append(row | {"calibration error": error, "seconds": seconds})
+                print(json.dumps(rows[-1]), flush=True)
+    means = pd.DataFrame(rows).groupby("labels")[["annotate", "a cell alone", "calibration error", "seconds"]].mean()
+    print(means.to_string(float_format="%.4f"))
+    return rows
+
+
+def opened(args, path: Path, labels_of, error=None):
+    """A fitted labeller of one masked file, with the pieces of the command."""
+    table = data.orthologs(args.data_dir, offline=True)
+    with contextlib.redirect_stdout(io.StringIO()), q.open_source(path, table) as source:
+        return command.learn_from(
+            source, [], args.pretrained_model, label_key="cell_type", unlabeled=["Unknown"], embed_only=False,
+            unknown=error, seed=0, force=True, say=lambda sentence: None,
+        )  # fmt: skip
+
+
+def unknown(args) -> list[dict]:
+    """One type loses all its labels, 20 a type remain: are its cells the strange ones? Means over a set's types."""
+    rows = []
+    for name in labelled(args):
+        cells = usable(read(args.data_dir / f"{name}.h5"))
+        types = np.unique(cells.labels.astype(str))
+        if len(types) < 3:
+            continue
+        keep = draw(cells.labels, 20, 0)
+        log = normalize.to_log1p(cells.counts, normalize.detect(cells.counts))
+        points = pca.project(log, *pca.components(log, 50))
+        found = []
+        for gone in types:
+            rest = keep[cells.labels[keep] != gone]
+            test = np.setdiff1d(np.arange(len(cells.labels)), keep)
+            new = (cells.labels[test] == gone).astype(int)
+            with tempfile.TemporaryDirectory() as folder:
+                work = opened(args, masked(cells, rest, Path(folder) / "in.h5ad"), None, 0.05)
+            model = work.labeller
+            scores = np.full(len(cells.labels), np.inf)
+            strange = np.ones(len(cells.labels), bool)
+            averaged = model.averaged
+            scores[model.rows] = model.unknown.score(averaged, model.probabilities)
+            strange[model.rows] = model.strange
+            lr = LogisticRegression(max_iter=300).fit(points[rest], cells.labels[rest].astype(str))
+            near = NearestNeighbors(n_neighbors=1).fit(points[rest]).kneighbors(points[test])[0][:, 0]
+            known = new == 0
+            found.append(
+                {"annotate": roc_auc_score(new, scores[test]),
+                 "max LR": roc_auc_score(new, -lr.predict_proba(points[test]).max(axis=1)),
+                 "PC distance": roc_auc_score(new, near),
+                 "known flagged": strange[test][known].mean(), "unknown found": strange[test][~known].mean()}
+            )  # fmt: skip
+        rows.append({"dataset": name, "types": len(types)} | pd.DataFrame(found).mean().to_dict())
+        print(json.dumps(rows[-1]), flush=True)
+    return rows
+
+
+def suggested(args) -> list[dict]:
+    """Macro-F1 with the labels of 20 cells that --suggest names, against 20 drawn at random, none before."""
+    rows = []
+    for name in labelled(args):
+        cells = usable(read(args.data_dir / f"{name}.h5"))
+        with tempfile.TemporaryDirectory() as folder:
+            path, out = masked(cells, np.zeros(0, int), Path(folder) / "in.h5ad"), Path(folder) / "out.h5ad"
+            run(args, "--query", path, "--out", out, "--embed_only", "--suggest", 20)
+            named = pd.read_csv(Path(folder) / "out.suggest.csv")["cell"]
+            rng = np.random.default_rng(0)
+            draws = {"suggested": np.array([int(cell[4:]) for cell in named])}
+            draws |= {f"random {i}": rng.choice(len(cells.labels), 20, replace=False) for i in range(args.seeds)}
+            row = {"dataset": name}
+            for how, keep in draws.items():
+                if len(np.unique(cells.labels[keep].astype(str))) < 2:
+                    row[how] = 0.0
+                    continue
+                path = masked(cells, keep, Path(folder) / "in.h5ad")
+                run(args, "--query", path, "--label_key", "cell_type", "--unlabeled", "Unknown", "--out", out)
+                test = np.setdiff1d(np.arange(len(cells.labels)), keep)
+                truth = cells.labels[test].astype(str)
+                predicted = answers(out)["cell_call"].to_numpy()[test]
+                row[how] = f1_score(truth, predicted, average="macro", labels=np.unique(cells.labels.astype(str)))
+            row["random"] = float(np.mean([row.pop(f"random {i}") for i in range(args.seeds)]))
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    return rows
+
+
+# -- size ----------------------------------------------------------------
+def simulated(path: Path, cells: int, genes: int, detected: int, gzip: bool) -> None:
+    """Counts of 20 types, a few cells labelled, written by blocks: 5,000 cells drawn, then thinned anew every time."""
+    rng = np.random.default_rng(0)
+    types, block = 20, min(5_000, cells)
+    base = rng.gamma(0.3, 1.0, genes)
+    rates = base * np.exp(rng.normal(0, 1.0, (types, genes)))
+    rates *= detected * 1.9 / rates.sum(axis=1, keepdims=True)
+    kinds = rng.integers(types, size=cells)
+    blocks = []
+    for kind in range(types):
+        drawn = np.concatenate([rng.poisson(rates[kind], (50, genes)) for _ in range(max(1, block // types // 50))])
+        blocks.append(csr_matrix(drawn.astype(np.float32)))
+
+    def parts():
+        for start in range(0, cells, block):
+            mine = kinds[start : start + block]
+            whole = csr_matrix((0, genes), dtype=np.float32)
+            pieces, order = [], []
+            for kind in range(types):
+                rows = np.flatnonzero(mine == kind)
+                pieces.append(blocks[kind][rng.integers(blocks[kind].shape[0], size=len(rows))])
+                order.append(rows)
+            from scipy.sparse import vstack
+
+            whole = vstack(pieces, format="csr")[np.argsort(np.concatenate(order))]
+            whole.data = np.maximum(rng.binomial(whole.data.astype(int), 0.9), 0).astype(np.float32)
+            whole.eliminate_zeros()
+            yield start, whole
+
+    labels = np.where(rng.random(cells) < min(1.0, 2000 / cells), np.char.add("type ", kinds.astype(str)), "Unknown")
+    obs = pd.DataFrame(
+        {"cell_type": pd.Categorical(labels), "truth": pd.Categorical(np.char.add("type ", kinds.astype(str)))},
+        index=[f"cell{i}" for i in range(cells)],
+    )
+    write_h5ad.new_file(path, parts(), obs, [f"GENE{i}A" for i in range(genes)])
+    if gzip:
+        squeezed = path.with_suffix(".part")
+        with h5py.File(path) as source, h5py.File(squeezed, "w") as target:
+            target.attrs.update(source.attrs)
+            for name in source:
+                if name != "X":
+                    source.copy(name, target)
+            group = target.create_group("X")
+            group.attrs.update(source["X"].attrs)
+            for name in ("data", "indices", "indptr"):
+                node = source["X"][name]
+                copy = group.create_dataset(name, node.shape, node.dtype, chunks=True, compression="gzip")
+                for start in range(0, len(node), 1 << 24):
+                    copy[start : start + (1 << 24)] = node[start : start + (1 << 24)]
+        squeezed.replace(path)
+
+
+def size(args) -> list[dict]:
+    """The command in a process of its own, so that its peak of memory is its own."""
+    path = args.folder / f"simulated_{args.cells}_{args.genes}_{args.detected}{'_gzip' if args.gzip else ''}.h5ad"
+    if not path.exists():
+        begin = time.perf_counter()
+        simulated(path, args.cells, args.genes, args.detected, args.gzip)
+        print(
+            f"{path} simulated in {time.perf_counter() - begin:.0f} s, {path.stat().st_size / 2**30:.1f} GB", flush=True
+        )
+    out = path.with_suffix(".out.h5ad")
+    line = [sys.executable, str(ROOT / "annotate.py"), "--query", str(path), "--label_key", "cell_type", "--unlabeled",
+            "Unknown", "--out", str(out), "--offline", "--data_dir", str(args.data_dir), *QUIET]  # fmt: skip
+    line += ["--pretrained_model", str(args.pretrained_model)] if args.pretrained_model else []
+    begin = time.perf_counter()
+    done = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True)
+    seconds = time.perf_counter() - begin
+    print(done.stdout)
+    spoken = next(one for one in done.stdout.splitlines() if "cells/s" in one)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    with h5py.File(path) as file:
+        entries = int(file["X/indptr"][-1]) / args.cells
+    return [{"cells": args.cells, "genes": args.genes, "seen in a cell": entries, "gzip": args.gzip,
+             "whole command, s": seconds, "peak memory, GB": peak, "labelling": spoken}]  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""The closed form an encoder starts from: the leading directions that separate the pseudo-clusters of all datasets.
+
+A random start of 15,000 genes x 200 units keeps its noise, because a few hundred steps never wash it out.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+LEAST_SCALE = 0.1  # added to every gene's deviation: a gene that hardly varies is not blown up
+
+
+def moments(x: csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance (G,) of every gene of sparse `x` (N, G), float32, without making it dense."""
+    mean = np.asarray(x.mean(axis=0), dtype=np.float64).ravel()
+    square = np.bincount(x.indices, np.square(x.data, dtype=np.float64), minlength=x.shape[1]) / x.shape[0]
+    return mean.astype(np.float32), np.maximum(square - mean**2, 0).astype(np.float32)
+
+
+def gene_scale(variances: Sequence[np.ndarray], measured: Sequence[np.ndarray]) -> np.ndarray:
+    """What a gene is divided by, (G,): the root of its mean variance over the datasets that measured it, plus 0.1.
+
+    `variances` (G,) and `measured` (G,) bool of each dataset; one with no variance at all takes no part.
+    """
+    times = np.maximum(np.sum(measured, axis=0), 1)
+    return (np.sqrt(np.sum(variances, axis=0) / times) + LEAST_SCALE).astype(np.float32)
+
+
+def directions(
+    datasets: Sequence[csr_matrix],
+    means: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    scale: np.ndarray,
+    hidden: int,
+) -> np.ndarray:
+    """The `hidden` leading directions (H, G) of all pseudo-cluster centroids, on genes divided by `scale` (G,).
+
+    `datasets` (N, G) log-normalised, their gene means (G,) and `labels` (N, P). A cluster counts by the root of its
+    share of cells, every dataset as much as any other. Rows are of unit length; those beyond the rank are zero.
+    """
+    rows = []
+    for x, mean, partitions in zip(datasets, means, labels, strict=True):
+        block = np.vstack([_centroids(x, column) - root_share(column)[:, None] * mean for column in partitions.T])
+        block /= scale
+        rows.append(block / np.sqrt(np.square(block).sum() + 1e-12))
+    centroids = np.vstack(rows)  # (all clusters, G)
+    values, vectors = np.linalg.eigh((centroids @ centroids.T).astype(np.float64))
+    order = np.argsort(-values)
+    keep = order[: min(hidden, int((values > values.max() * 1e-8).sum()))]
+    found = (centroids.T @ vectors[:, keep] / np.sqrt(values[keep])).T  # (rank, G)
+    sign = np.sign(found[np.arange(len(found)), np.abs(found).argmax(axis=1)])  # the same on every machine
+    out = np.zeros((hidden, len(scale)), np.float32)
+    out[: len(found)] = found * sign[:, None]
+    return out
+
+
+def root_share(column: np.ndarray) -> np.ndarray:
+    """The root of each cluster's share of the cells, (K,)."""
+    return np.sqrt(np.bincount(column) / len(column)).astype(np.float32)
+
+
+def _centroids(x: csr_matrix, column: np.ndarray) -> np.ndarray:
+    """Cluster centroids (K, G), each times the root of its share of the cells."""
+    count = np.maximum(np.bincount(column), 1)
+    weight = (root_share(column) / count)[column]
+    member = csr_matrix((weight, (column, np.arange(len(column)))), shape=(len(count), len(column)), dtype=np.float32)
+    return (member @ x).toarray()  # (K, G)

@@ -1,0 +1,349 @@
+"""The annotate command and its Python form on small worlds.  python -m pytest tests/test_annotate.py"""
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+
+import annotate
+import query as q
+from stages.read import Cells, RowBlocks
+
+GENES = [f"{letter}{word}{i}" for i in range(20) for letter in "ABCDE" for word in ("CD", "TF", "KL")]  # 300
+TYPES = ("B cell", "T cell", "Mono")
+QUICK = ["--no-umap", "--no-report", "--offline"]
+
+
+def world(seed: int = 0, cells: int = 40, *, genes=GENES, depth: float = 1.0, types=TYPES) -> ad.AnnData:
+    """Counts of a few well-separated types, `cells` of each; the same types in every world."""
+    base = np.random.default_rng(99)
+    means = base.gamma(0.5, 1.0, (1, len(GENES))) * np.exp(base.normal(0, 1.2, (len(TYPES), len(GENES))))
+    rng = np.random.default_rng(seed)
+    truth = np.repeat(np.arange(len(types)), cells)
+    counts = rng.poisson(depth * means[[TYPES.index(name) for name in types]][truth]).astype(np.float32)
+    obs = pd.DataFrame({"cell_type": np.array(types)[truth]}, index=[f"cell{i}" for i in range(len(truth))])
+    return ad.AnnData(csr_matrix(counts), obs=obs, var=pd.DataFrame(index=list(genes)))
+
+
+def few(adata: ad.AnnData, each: int = 8) -> ad.AnnData:
+    """The same with `each` labels a type, the others Unknown; the truth is kept."""
+    adata = adata.copy()
+    adata.obs["truth"] = adata.obs["cell_type"].to_numpy()
+    place = adata.obs.groupby("truth").cumcount().to_numpy()
+    adata.obs["cell_type"] = pd.Categorical(np.where(place < each, adata.obs["truth"], "Unknown"))
+    return adata
+
+
+@pytest.fixture
+def files(tmp_path):
+    few(world()).write_h5ad(tmp_path / "few.h5ad")
+    world(1, depth=2.5).write_h5ad(tmp_path / "atlas.h5ad")
+    return tmp_path
+
+
+def run(*words) -> int:
+    return annotate.main([str(word) for word in words] + QUICK)
+
+
+def same(adata: ad.AnnData) -> float:
+    return float((adata.obs["truth"].astype(str) == adata.obs["scpretrain_cell_type"].astype(str)).mean())
+
+
+def test_a_few_labels_label_the_rest_and_known_labels_are_kept(files):
+    before = (files / "few.h5ad").read_bytes()
+    out = files / "out.h5ad"
+    assert run("--query", files / "few.h5ad", "--label_key", "cell_type", "--unlabeled", "Unknown", "--out", out) == 0
+    assert (files / "few.h5ad").read_bytes() == before
+    found, old = ad.read_h5ad(out), ad.read_h5ad(files / "few.h5ad")
+    assert same(found) > 0.97
+    known = (old.obs["cell_type"] != "Unknown").to_numpy()
+    kept = found.obs["scpretrain_cell_type"].astype(str)[known] == old.obs["cell_type"].astype(str)[known]
+    assert kept.all() and (found.obs["scpretrain_confidence"][known] == 1).all()
+    assert (found.X != old.X).nnz == 0 and list(found.obs["truth"]) == list(old.obs["truth"])
+    assert set(found.obs) - set(old.obs) == {
+        f"scpretrain_{name}"
+        for name in ("cell_type", "confidence", "second_choice", "cell_call", "known", "cluster", "cluster_type",
+                     "vote_share", "vote_entropy", "mixed")
+    }  # fmt: skip
+    assert found.obsm["X_scpretrain"].shape[0] == 120 and np.isfinite(found.obsm["X_scpretrain"]).all()
+    assert {"versions", "recipe", "genes", "seed", "command"} <= set(found.uns["scpretrain"])
+    table = pd.read_csv(files / "out.csv", index_col=0)
+    assert list(table.index) == list(found.obs_names)
+    assert list(table["cell_type"]) == list(found.obs["scpretrain_cell_type"])
+
+
+def test_a_reference_of_another_depth_labels_a_query_without_labels(files):
+    cells = world(2, depth=0.7)
+    cells.obs["truth"] = cells.obs.pop("cell_type")
+    cells.write_h5ad(files / "cells.h5ad")
+    out = files / "out.h5ad"
+    line = ["--query", files / "cells.h5ad", "--reference", files / "atlas.h5ad", "--label_key", "cell_type"]
+    assert run(*line, "--out", out) == 0
+    assert same(ad.read_h5ad(out)) > 0.95
+
+
+def test_two_references_bring_the_types_of_both(files):
+    world(3, types=TYPES[:2]).write_h5ad(files / "one.h5ad")
+    world(4, types=TYPES[1:]).write_h5ad(files / "two.h5ad")
+    out = files / "out.h5ad"
+    line = ["--query", files / "few.h5ad", "--reference", files / "one.h5ad", files / "two.h5ad"]
+    assert run(*line, "--label_key", "cell_type", "--out", out) == 0
+    assert same(ad.read_h5ad(out)) > 0.9
+
+
+def test_embed_only_gives_the_embedding_and_no_labels(files):
+    assert run("--query", files / "few.h5ad", "--out", files / "out.h5ad", "--embed_only") == 0
+    found = ad.read_h5ad(files / "out.h5ad")
+    assert not [name for name in found.obs if name.startswith("scpretrain")]
+    assert found.obsm["X_scpretrain"].shape[0] == 120
+
+
+def test_the_same_command_twice_gives_the_same_cells(files):
+    line = ["--query", files / "few.h5ad", "--label_key", "cell_type", "--unlabeled", "Unknown", "--unknown"]
+    assert run(*line, "--out", files / "a.h5ad") == run(*line, "--out", files / "b.h5ad") == 0
+    assert (files / "a.csv").read_text() == (files / "b.csv").read_text()
+
+
+def test_a_type_nobody_labelled_becomes_unknown(files):
+    cells = few(world(5, 80), 30)
+    cells.obs["cell_type"] = cells.obs["cell_type"].astype(str).where(cells.obs["truth"] != "Mono", "Unknown")
+    cells.write_h5ad(files / "new.h5ad")
+    line = ["--query", files / "new.h5ad", "--label_key", "cell_type", "--unlabeled", "Unknown"]
+    assert run(*line, "--out", files / "out.h5ad", "--unknown", "0.05") == 0
+    found = ad.read_h5ad(files / "out.h5ad").obs
+    unknown = found["scpretrain_cell_type"] == "Unknown"
+    new = found["truth"] == "Mono"
+    assert unknown[new].mean() > 0.8 and unknown[~new].mean() < 0.15
+
+
+def test_blocks_give_what_the_whole_gives(files, monkeypatch):
+    line = ["--query", files / "few.h5ad", "--label_key", "cell_type", "--unlabeled", "Unknown"]
+    assert run(*line, "--out", files / "a.h5ad") == 0
+    monkeypatch.setattr(annotate, "BLOCK", 7)
+    assert run(*line, "--out", files / "b.h5ad") == 0
+    a, b = ad.read_h5ad(files / "a.h5ad"), ad.read_h5ad(files / "b.h5ad")
+    assert list(a.obs["scpretrain_cell_type"]) == list(b.obs["scpretrain_cell_type"])
+    np.testing.assert_allclose(a.obsm["X_scpretrain"], b.obsm["X_scpretrain"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_sample_is_learnt_from_where_there_are_many_cells(files, monkeypatch):
+    monkeypatch.setattr(annotate.learn, "FIT", 90)
+    line = ["--query", files / "few.h5ad", "--label_key", "cell_type", "--unlabeled", "Unknown", "--unknown"]
+    assert run(*line, "--out", files / "out.h5ad") == 0
+    found = ad.read_h5ad(files / "out.h5ad")
+    assert found.uns["scpretrain"]["cells_learnt_from"] == 90 and same(found) > 0.9
+
+
+def test_suggested_cells_are_cells_without_a_label(files):
+    line = ["--query", files / "few.h5ad", "--label_key", "cell_type", "--unlabeled", "Unknown", "--suggest", 6]
+    assert run(*line, "--out", files / "out.h5ad") == 0
+    table = pd.read_csv(files / "out.suggest.csv")
+    old = ad.read_h5ad(files / "few.h5ad").obs["cell_type"]
+    assert len(set(table["cell"])) == 6 and (old[table["cell"]] == "Unknown").all()
+
+
+def test_empty_cells_are_kept_and_unknown(files):
+    cells = ad.read_h5ad(files / "few.h5ad")
+    values = cells.X.toarray()
+    values[[30, 70]] = 0
+    cells.X = csr_matrix(values)
+    cells.write_h5ad(files / "empty.h5ad")
+    line = ["--query", files / "empty.h5ad", "--label_key", "cell_type", "--unlabeled", "Unknown"]
+    assert run(*line, "--out", files / "out.h5ad") == 0
+    found = ad.read_h5ad(files / "out.h5ad")
+    assert list(found.obs["scpretrain_cell_type"].iloc[[30, 70]]) == ["Unknown"] * 2 and found.n_obs == 120
+
+
+def test_a_query_of_one_cell_is_labelled_from_a_reference(files):
+    world(6)[:1].copy().write_h5ad(files / "one.h5ad")
+    line = ["--query", files / "one.h5ad", "--reference", files / "atlas.h5ad", "--label_key", "cell_type"]
+    assert run(*line, "--out", files / "out.h5ad", "--umap") == 0
+    assert list(ad.read_h5ad(files / "out.h5ad").obs["scpretrain_cell_type"]) == ["B cell"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "cellblast", "10x"])
+def test_other_formats_come_out_as_h5ad(files, kind):
+    cells = world(7, 20)
+    path = files / {"csv": "cells.csv", "cellblast": "cells.h5", "10x": "cells10x.h5"}[kind]
+    if kind == "csv":
+        cells.to_df().to_csv(path)
+    else:
+        text = lambda names: np.array([str(name) for name in names], dtype="S")  # noqa: E731
+        with h5py.File(path, "w") as file:
+            group = file.create_group("exprs" if kind == "cellblast" else "matrix")
+            for name in ("data", "indices", "indptr"):
+                group[name] = getattr(cells.X, name)
+            if kind == "cellblast":
+                group["shape"] = cells.shape
+                file["var_names"], file["obs_names"] = text(cells.var_names), text(cells.obs_names)
+                file.create_group("obs")["cell_ontology_class"] = text(cells.obs["cell_type"])
+            else:
+                group["shape"], group["barcodes"] = cells.shape[::-1], text(cells.obs_names)
+                features = group.create_group("features")
+                features["id"], features["name"] = text([f"ENSG{i:011}" for i in range(300)]), text(cells.var_names)
+                features["feature_type"] = text(["Gene Expression"] * 300)
+    line = ["--query", path, "--reference", files / "atlas.h5ad", "--label_key", "cell_type", "--out", files / "o.h5ad"]
+    assert run(*line) == 0
+    found = ad.read_h5ad(files / "o.h5ad")
+    assert (found.X != cells.X).nnz == 0 and list(found.var_names) == GENES
+    assert (found.obs["scpretrain_cell_type"].astype(str).to_numpy() == cells.obs["cell_type"].to_numpy()).mean() > 0.9
+
+
+def test_log_values_and_raw_counts_get_the_same_labels(files):
+    cells = ad.read_h5ad(files / "few.h5ad")
+    total = cells.X.sum(axis=1)
+    cells.X = csr_matrix(np.log1p(cells.X.toarray() / np.asarray(total) * 1e4))
+    cells.write_h5ad(files / "log.h5ad")
+    line = ["--label_key", "cell_type", "--unlabeled", "Unknown"]
+    for name in ("few", "log"):
+        assert run("--query", files / f"{name}.h5ad", *line, "--out", files / f"{name}_out.h5ad") == 0
+    one, two = (ad.read_h5ad(files / f"{name}_out.h5ad").obs["scpretrain_cell_type"] for name in ("few", "log"))
+    assert (one.astype(str) == two.astype(str)).mean() > 0.97
+
+
+# -- what goes wrong ----------------------------------------------------------------
+def spoil(files, change) -> "ad.AnnData":
+    cells = ad.read_h5ad(files / "few.h5ad")
+    cells = change(cells) or cells
+    cells.write_h5ad(files / "bad.h5ad")
+    return files / "bad.h5ad"
+
+
+def set_labels(values):
+    def change(cells):
+        cells.obs["cell_type"] = values(cells)
+
+    return change  # fmt: skip
+
+
+def negative(cells):
+    cells.X = csr_matrix(cells.X.toarray() - 1)
+
+
+def nan(cells):
+    cells.X.data[3] = np.nan
+
+
+def twice(cells):
+    cells.obs_names = ["cell0", "cell0", *cells.obs_names[2:]]
+
+
+def same_gene(cells):
+    cells.var_names = [GENES[0], GENES[0], *GENES[2:]]
+
+
+def no_gene_name(cells):
+    cells.var_names = ["", *GENES[1:]]
+
+
+def drop_column(cells):
+    del cells.obs["cell_type"]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (drop_column, "truth"),  # the candidates are listed
+        (set_labels(lambda c: ["B cell"] * c.n_obs), "only one cell type"),
+        (set_labels(lambda c: ["Unknown"] * c.n_obs), "no cell is left with a label"),
+        (set_labels(lambda c: np.where(np.arange(c.n_obs) % 2, "unknown", "B cell")), "--unlabeled"),
+        (twice, "obs_names_make_unique"),
+        (same_gene, "var_names_make_unique"),
+        (no_gene_name, "empty gene name"),
+        (negative, "negative"),
+        (nan, "NaN"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_nothing_is_written(files, capsys, change, words):
+    path = spoil(files, change)
+    line = ["--query", path, "--label_key", "cell_type", "--unlabeled", "Unknown", "--out", files / "out.h5ad"]
+    before = sorted(files.iterdir())
+    assert run(*line) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and words in error and "bad" in error
+    assert sorted(files.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "out, words",
+    [("few.h5ad", "would overwrite"), ("out.csv", "must end in .h5ad"), ("closed/out.h5ad", "cannot be written")],
+)
+def test_an_output_that_cannot_be_is_refused_first(files, capsys, out, words):
+    (files / "closed").mkdir(mode=0o500)
+    before = (files / "few.h5ad").read_bytes()
+    line = ["--query", files / "few.h5ad", "--label_key", "cell_type", "--unlabeled", "Unknown", "--out", files / out]
+    assert run(*line) == 2
+    assert words in capsys.readouterr().err and (files / "few.h5ad").read_bytes() == before
+
+
+def test_a_reference_without_common_genes_is_named(files, capsys):
+    world(8, genes=[f"ENSMUSG{i:011}" for i in range(300)]).write_h5ad(files / "mouse.h5ad")
+    line = ["--query", files / "few.h5ad", "--reference", files / "mouse.h5ad", "--label_key", "cell_type"]
+    assert run(*line, "--out", files / "out.h5ad") == 2
+    error = capsys.readouterr().err
+    assert "no gene in common" in error and "mouse Ensembl ids" in error and not (files / "out.h5ad").exists()
+
+
+def test_labels_may_be_numbers_categories_unicode_or_missing(files):
+    cells = ad.read_h5ad(files / "few.h5ad")
+    names = {"B cell": "Zelle-β", "T cell": "细胞 T", "Mono": "φαγ 🦠"}
+    cells.obs["cell_type"] = pd.Categorical([names.get(label) for label in cells.obs["cell_type"]])
+    cells.obs["number"] = pd.Series(cells.obs["truth"]).map({"B cell": 1.0, "T cell": 2.0, "Mono": 3.0}).to_numpy()
+    cells.obs.loc[cells.obs["cell_type"].isna(), "number"] = np.nan
+    cells.obs_names = [f"Zellé{i}" for i in range(cells.n_obs)]
+    cells.write_h5ad(files / "names.h5ad")
+    for key, types in (("cell_type", set(names.values())), ("number", {"1", "2", "3"})):
+        assert run("--query", files / "names.h5ad", "--label_key", key, "--out", files / "out.h5ad") == 0
+        found = ad.read_h5ad(files / "out.h5ad").obs
+        assert set(found["scpretrain_cell_type"]) == types
+
+
+def test_force_goes_on_with_doubled_genes(files):
+    path = spoil(files, same_gene)
+    line = ["--query", path, "--label_key", "cell_type", "--unlabeled", "Unknown", "--out", files / "out.h5ad"]
+    assert run(*line, "--force") == 0
+
+
+# -- from Python ----------------------------------------------------------------
+def test_the_function_does_what_the_command_does_and_leaves_its_argument_alone(files):
+    cells = ad.read_h5ad(files / "few.h5ad")
+    columns = list(cells.obs)
+    found = annotate.annotate(cells, label_key="cell_type", unlabeled="Unknown", umap=False, verbose=False)
+    assert list(cells.obs) == columns and not cells.obsm
+    line = ["--query", files / "few.h5ad", "--label_key", "cell_type", "--unlabeled", "Unknown"]
+    assert run(*line, "--out", files / "out.h5ad") == 0
+    other = ad.read_h5ad(files / "out.h5ad")
+    assert list(found.obs["scpretrain_cell_type"]) == list(other.obs["scpretrain_cell_type"])
+    np.testing.assert_allclose(found.obsm["X_scpretrain"], other.obsm["X_scpretrain"], rtol=1e-5, atol=1e-5)
+    found.write_h5ad(files / "again.h5ad")
+
+
+def test_the_function_takes_references(files):
+    found = annotate.annotate(few(world(9)), [world(10), world(11)], label_key="cell_type", umap=False, verbose=False)
+    assert same(found) > 0.95
+
+
+# -- gene names, by property ----------------------------------------------------------------
+symbols = st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-", min_size=2, max_size=8).map(lambda word: "G" + word)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(symbols, min_size=1, max_size=30, unique=True), st.data())
+def test_genes_match_whatever_their_order_and_case(genes, data):
+    table = {gene: f"M{gene}" for gene in genes[::3]}
+    mixed = data.draw(st.permutations(genes))
+    spelled = [gene.lower() if data.draw(st.booleans()) else gene for gene in mixed]
+    one, two = (decided(names, table) for names in (genes, spelled))
+    assert set(one.genes) == set(two.genes) == {table.get(gene, gene) for gene in genes}
+    assert len(two.genes) == len(two.columns) == len(genes)
+    assert [table.get(two.rows.genes[c].upper(), two.rows.genes[c].upper()) for c in two.columns] == two.genes
+
+
+def decided(genes, table) -> q.Source:
+    counts = csr_matrix(np.ones((2, len(genes)), np.float32))
+    rows = RowBlocks("d", annotate.Path("d"), cells=Cells("d", annotate.Path("d"), counts, list(genes), ["a", "b"]))
+    return q.decide(rows, "X", q.normalize.Values("counts"), table, species="human", say=lambda sentence: None)
