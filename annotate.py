@@ -17,33 +17,27 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
-import pandas as pd
 import torch
 
 import data_loader as data
 import labeller as learn
 import query as q
 import utils
-from labeller import Block, Embedder, Labeller
+from labeller import Embedder
 from model import Encoder
+from outcome import PREFIX, UNKNOWN, Work, label, page_of, progress, table_of, tell
 from query import Source
-from stages import align, cluster, consensus, directions, normalize, pca, report, suggest, write_h5ad
+from stages import align, cluster, directions, normalize, pca, report, write_h5ad
 from stages.files import whole, writable
 from stages.read import format_of
 
-UNKNOWN = "Unknown"
-PREFIX = "scpretrain"
-BLOCK = 4096  # query rows at a time
 SPOT_CELLS = 6_000  # cells of a dataset that an encoder made on the spot is trained on
-DRAWN = 50_000  # cells in the report's map
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--label_key", metavar="COLUMN", help="the column of cell types (default: cell_ontology_class, else cell_type)"
     )
     cells.add_argument(
-        "--unlabeled", nargs="+", default=[], metavar="LABEL", help="labels that mean a cell has none, such as Unknown; empty and NaN always do"
+        "--unlabeled", nargs="+", default=[], metavar="LABEL",
+        help="labels that mean a cell has none, such as Unknown; empty and NaN always do",
     )  # fmt: skip
     cells.add_argument("--embed_only", action="store_true", help="no labels, only the embedding")
     cells.add_argument("--species", choices=("human", "mouse"), help="of the query (default: told from its gene names)")
@@ -94,8 +89,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--gene_list", type=Path, metavar="FILE", help="genes of a published bare checkpoint")
     how.add_argument(
-        "--unknown", type=float, nargs="?", const=0.05, metavar="SHARE", help="call cells Unknown that no known type explains, wrongly so "
-        "for about this share of the known ones (0.05 where no number is given; default: off)"
+        "--unknown", type=float, nargs="?", const=0.05, metavar="SHARE",
+        help="call cells Unknown that no known type explains, wrongly so for about this share of the known ones "
+        "(0.05 where no number is given; default: off)",
     )  # fmt: skip
     how.add_argument(
         "--consensus", action=argparse.BooleanOptionalAction, default=True, help="let small clusters vote (default: on)"
@@ -150,7 +146,8 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
             gene_list=args.gene_list,
         )  # fmt: skip
         h5ad = format_of(args.query) == "h5ad"
-        with whole(args.out) as part, whole(beside[0]) as csv, whole(beside[1]) as page:
+        with ExitStack() as files:  # all of them take their names at the end, or none does
+            part, csv = (files.enter_context(whole(path)) for path in (args.out, beside[0]))
             if h5ad:
                 write_h5ad.copy_file(args.query, part)
             else:
@@ -164,14 +161,11 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
                 write_h5ad.add_fields(file, found.columns, arrays, {PREFIX: found.uns})
             table_of(found, cells.rows.cells).to_csv(csv, index_label="cell", float_format="%.4f")
             if args.report:
+                page = files.enter_context(whole(beside[1]))
                 report.write_report(page, page_of(work, found, args.out.stem))
-            else:
-                page.touch()
-        if not args.report:
-            beside[1].unlink()
-        if found.suggested is not None:
-            with whole(args.out.with_suffix(".suggest.csv")) as part:
-                found.suggested.to_csv(part, index=False, float_format="%.4f")
+            if found.suggested is not None:
+                listed = files.enter_context(whole(args.out.with_suffix(".suggest.csv")))
+                found.suggested.to_csv(listed, index=False, float_format="%.4f")
     tell(work, found)
     print(f"{args.out}, {beside[0].name}{' and ' + beside[1].name if args.report else ''} written")
 
@@ -193,21 +187,6 @@ def check_out(out: Path, inputs: Sequence[Path]) -> tuple[Path, Path]:
 
 
 # -- learning ----------------------------------------------------------------
-@dataclass
-class Work:
-    """The opened datasets and what was learnt from them."""
-
-    query: Source
-    references: list[Source]
-    labeller: Labeller
-    known: np.ndarray  # (N,) labels of the query that are kept, -1 for none
-    existing: np.ndarray | None  # (N,) labels of the query to compare with, "" for none
-    overlap: list[dict]
-    warnings: list[str]
-    settings: dict[str, Any]
-    seed: int
-
-
 def learn_from(
     cells: Source,
     references: Sequence[Source],
@@ -249,8 +228,8 @@ def learn_from(
     warnings = [sentence for source in everything for sentence in source.warnings]
     if classes:
         say(
-            f"learnt {len(classes)} types in {time.perf_counter() - begin:.1f} s; calibration error on held-out labelled "
-            f"cells {labeller.ece:.3f}"
+            f"learnt {len(classes)} types in {time.perf_counter() - begin:.1f} s; calibration error on held-out "
+            f"labelled cells {labeller.ece:.3f}"
         )
         if unknown and not np.isfinite(labeller.unknown.threshold):
             warnings.append("too few labels to tell unknown cells by: none is called Unknown for its strangeness")
@@ -258,7 +237,8 @@ def learn_from(
         say(f"warning: {sentence}")
     settings = {
         "query": str(cells.rows.path), "references": ", ".join(str(source.rows.path) for source in references),
-        "label_key": label_key or "", "unlabeled": ", ".join(str(word) for word in unlabeled), "unknown": unknown or 0.0, "seed": seed,
+        "label_key": label_key or "", "unlabeled": ", ".join(str(word) for word in unlabeled),
+        "unknown": unknown or 0.0, "seed": seed,
         "checkpoint": made, "checkpoint_genes": len(checkpoint.genes), "recipe": checkpoint.recipe,
         "values": cells.values.describe(cells.matrix), "species": cells.species,
     }  # fmt: skip
@@ -291,7 +271,8 @@ def cell_types(
         if not found:
             raise ValueError(
                 f"{source.where}: no cell is left with a label in {key or 'its column of types'!r}"
-                f"{' once ' + ', '.join(unlabeled) + ' count as none' if unlabeled else ''}; label some, or name a --reference"
+                f"{' once ' + ', '.join(unlabeled) + ' count as none' if unlabeled else ''}; label some, or name a "
+                "--reference"
             )
         texts.append(labels)
     classes = sorted(set().union(*(labels.astype(str) for labels in texts)) - {""})
@@ -355,233 +336,6 @@ def pretrain_on_the_spot(matrices, genes: list[str], seed: int, hidden: int = 20
         encoder.linear.weight.copy_(torch.from_numpy(found[: encoder.hidden] / scale))
         encoder.linear.bias.zero_()
     return encoder
-
-
-# -- labelling ----------------------------------------------------------------
-@dataclass
-class Found:
-    """What the query's N cells are: the columns for obs, and what else is written."""
-
-    columns: dict[str, Any]
-    umap: np.ndarray | None  # (N, 2)
-    uns: dict[str, Any]
-    clusters: pd.DataFrame | None
-    suggested: pd.DataFrame | None
-    seconds: float
-    notes: list[str] = field(default_factory=list)
-
-
-def label(work: Work, sink, *, use_consensus: bool, umap: bool, suggestions: int, say=print) -> Found:
-    """Label every cell of the query by blocks; its embedding goes into `sink` (N, H), which takes slices."""
-    model, cells, n = work.labeller, work.query, len(work.query)
-    types, notes = len(model.classes), []
-    places = learn.lay_out(model.features, work.seed) if umap else None
-    centres = learn.over_cluster(model, work.seed) if types and use_consensus else None
-    calls, second = np.full(n, -1), np.full(n, -1)
-    confidences, strange = np.zeros(n, np.float32), np.zeros(n, bool)
-    probability = np.zeros((n, types), np.float32) if centres is not None else None
-    clusters, layout = np.zeros(n, int), np.zeros((n, 2), np.float32) if umap else None
-    at_once = n <= learn.FIT
-    begin = time.perf_counter()
-
-    def take(rows, block: Block) -> None:
-        sink[rows] = block.embedding
-        if types:
-            order = np.argsort(-block.probabilities, axis=1, kind="stable")[:, :2]
-            calls[rows], second[rows] = order[:, 0], order[:, 1]
-            confidences[rows] = block.probabilities[np.arange(len(order)), order[:, 0]]
-            strange[rows] = block.strange
-        if centres is not None:
-            clusters[rows], probability[rows] = consensus.assign(block.features, centres), block.probabilities
-        if umap:
-            layout[rows] = places[model.anchors[block.near[:, :3]]].mean(axis=1)
-
-    for start, counts in progress(cells, "labelling"):
-        take(slice(start, start + counts.shape[0]), model.block(counts))
-    if at_once and umap:
-        layout[model.rows] = places
-    if at_once and types:  # all cells were learnt from together: their own scores are the better ones
-        strange[model.rows] = model.strange
-    seconds = time.perf_counter() - begin
-    if not at_once:
-        notes.append(
-            f"Learnt from {len(model.rows):,} of the {n:,} cells (UMAP, clusters, markers); the others were labelled in "
-            "blocks and placed on the map beside their nearest cells."
-        )
-    found = Found({}, layout, {}, None, None, seconds, notes)
-    if types:
-        found.columns, found.clusters = decide_types(
-            work, calls, second, confidences, strange, probability, clusters, centres
-        )
-    if suggestions:
-        found.suggested = suggest_cells(work, found, suggestions, say)
-    found.uns = about(work, found)
-    return found
-
-
-def decide_types(work, calls, second, confidences, strange, probability, clusters, centres):
-    """The columns of obs and the table of clusters: votes overrule, then Unknown, then known labels."""
-    known, classes = work.known, np.array([*work.labeller.classes, UNKNOWN], dtype=object)
-    votes = np.where(known >= 0, known, np.where(strange, -1, calls))
-    final, table, extra = calls.copy(), None, {}
-    if centres is not None:
-        voted = consensus.consensus(centres, consensus.count_votes(clusters, votes, len(centres), len(classes) - 1))
-        final = consensus.overrule(calls, clusters, voted)
-        changed = final != calls
-        second = np.where(changed, calls, second)
-        confidences = np.where(changed, probability[np.arange(len(calls)), final], confidences)
-        extra = {
-            f"{PREFIX}_cluster": clusters, f"{PREFIX}_cluster_type": named(voted.winner[clusters], classes),
-            f"{PREFIX}_vote_share": voted.share[clusters], f"{PREFIX}_vote_entropy": voted.entropy[clusters],
-            f"{PREFIX}_mixed": voted.mixed[clusters],
-        }  # fmt: skip
-        table = pd.DataFrame(
-            {"cluster": np.arange(len(centres)), "n": np.bincount(clusters, minlength=len(centres)),
-             "majority": classes[voted.winner], "share": voted.share, "entropy": voted.entropy, "mixed": voted.mixed}
-        )  # fmt: skip
-        table = table[table["n"] > 0]
-    second = np.where(strange, final, second)  # of Unknown: the type that is nearest
-    final, confidences = np.where(strange, -1, final), confidences.copy()
-    final = np.where(known >= 0, known, final)
-    confidences[known >= 0] = 1.0
-    second = np.where((second == final) | (known >= 0) & (second == known), -2, second)
-    columns = {
-        f"{PREFIX}_cell_type": named(final, classes), f"{PREFIX}_confidence": confidences.astype(np.float32),
-        f"{PREFIX}_second_choice": named(second, classes), f"{PREFIX}_cell_call": named(calls, classes),
-        f"{PREFIX}_known": known >= 0,
-    }  # fmt: skip
-    return columns | extra, table
-
-
-def named(codes: np.ndarray, classes: np.ndarray) -> pd.Categorical:
-    """Types by name: -1 is Unknown, -2 no type at all."""
-    codes = np.where(codes == -1, len(classes) - 1, codes)
-    return pd.Categorical.from_codes(
-        np.where(codes < 0, -1, codes), [str(name) for name in classes]
-    ).remove_unused_categories()
-
-
-def suggest_cells(work: Work, found: Found, n: int, say) -> pd.DataFrame:
-    """The cells to label next, from among those that were learnt from."""
-    model = work.labeller
-    free = int((work.known[model.rows] < 0).sum())
-    if n > free:
-        say(f"only {free:,} cells have no label: that many are suggested, not {n:,}")
-    if not min(n, free):
-        return pd.DataFrame(columns=["cell", "group"])
-    probabilities = model.probabilities if model.classes else None
-    rows, groups = suggest.suggest(model.averaged, work.known[model.rows], min(n, free), probabilities, work.seed)
-    table = pd.DataFrame({"cell": [work.query.rows.cells[row] for row in model.rows[rows]], "group": groups})
-    for name in ("cell_type", "confidence", "second_choice", "cluster"):
-        if f"{PREFIX}_{name}" in found.columns:
-            table[name] = np.asarray(found.columns[f"{PREFIX}_{name}"])[model.rows[rows]]
-    return table
-
-
-def about(work: Work, found: Found) -> dict[str, Any]:
-    """What goes into uns['scpretrain']."""
-    model = work.labeller
-    content = {
-        "versions": versions(), "settings": work.settings, "genes": np.array(work.query.genes, dtype=object),
-        "classes": np.array(model.classes, dtype=object), "temperature": model.temperature, "ece": model.ece,
-        "seed": work.seed, "recipe": work.settings["recipe"], "warnings": np.array(work.warnings, dtype=object),
-        "overlap": pd.DataFrame(work.overlap), "cells_learnt_from": len(model.rows), "command": "",
-    }  # fmt: skip
-    if found.clusters is not None:
-        content["clusters"] = found.clusters.set_index(found.clusters["cluster"].astype(str).to_numpy())
-    if found.suggested is not None:
-        content["suggested"] = found.suggested["cell"].to_numpy(dtype=object)
-    return content
-
-
-def versions() -> dict[str, str]:
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for name in ("torch", "numpy", "scipy", "scikit-learn", "pandas", "anndata", "h5py", "umap-learn"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def progress(cells: Source, what: str) -> Iterator[tuple[int, Any]]:
-    """The query's row blocks under a bar that tells the time left; the next is read while this one is worked on."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from tqdm import tqdm
-
-    starts = range(0, len(cells), BLOCK)
-    with tqdm(total=len(cells), unit=" cells", unit_scale=True, desc=what, dynamic_ncols=True, mininterval=0.5) as bar:
-        with ThreadPoolExecutor(1) as pool:
-            read = lambda a: pool.submit(cells.rows.rows, a, min(a + BLOCK, len(cells)))  # noqa: E731
-            waiting = read(0)
-            for start in starts:
-                counts = waiting.result()
-                if start + BLOCK < len(cells):
-                    waiting = read(start + BLOCK)
-                yield start, counts
-                bar.update(counts.shape[0])
-
-
-# -- telling ----------------------------------------------------------------
-def table_of(found: Found, names: Sequence[str]) -> pd.DataFrame:
-    """The .csv: a row a cell, the columns of obs without the prefix, and the map."""
-    table = pd.DataFrame(found.columns, index=pd.Index(names, dtype=object))
-    table.columns = [name.removeprefix(f"{PREFIX}_") for name in table.columns]
-    if found.umap is not None:
-        table["umap_1"], table["umap_2"] = found.umap[:, 0], found.umap[:, 1]
-    return table
-
-
-def page_of(work: Work, found: Found, title: str) -> report.Annotation:
-    """What the report says."""
-    model, n = work.labeller, len(work.query)
-    rows = model.rows if n > DRAWN else np.arange(n)
-    cells = [work.query.rows.cells[row] for row in rows]
-    of = {name.removeprefix(f"{PREFIX}_"): values for name, values in found.columns.items()}
-    page = report.Annotation(
-        title, cells, np.full(len(rows), "not labelled", dtype=object), np.full(len(rows), np.nan),
-        umap=found.umap[rows] if found.umap is not None else None, overlap=work.overlap, warnings=work.warnings,
-        notes=found.notes, settings=work.settings, versions=versions(), command=found.uns["command"], unknown=UNKNOWN,
-    )  # fmt: skip
-    if not of:
-        return page
-    types = np.asarray(of["cell_type"]).astype(object)
-    page.cell_type, page.confidence = types[rows], np.asarray(of["confidence"])[rows]
-    page.second_choice = np.asarray(pd.Series(of["second_choice"]).astype(object).fillna(""))[rows]
-    page.counts = pd.Series(types).value_counts().to_dict()
-    if work.existing is not None:
-        page.known = work.existing[rows]
-        page.confusion = pd.crosstab(pd.Series(work.existing, name="existing"), pd.Series(types, name="predicted"))
-        page.confusion = page.confusion.drop(index="", errors="ignore")
-    elif (work.known >= 0).any():
-        page.known = np.array([*model.classes, ""], dtype=object)[work.known][rows]
-        page.confusion_note = "Known labels were kept, so they agree by construction; the per-cell call is in the .csv."
-    of_fitted = types[model.rows]
-    page.markers = report.marker_genes(model.log, work.query.spelled(), of_fitted)
-    wanted = page.markers.groupby("type", sort=False).head(3)["gene"]
-    page.dots = report.marker_dots(model.log, work.query.spelled(), of_fitted, list(dict.fromkeys(wanted)))
-    page.clusters = found.clusters
-    if np.isfinite(model.ece):
-        page.ece = model.ece
-        bins = pd.DataFrame(model.held_out, columns=["confidence", "accuracy"])
-        bins = bins.groupby(np.minimum((bins["confidence"] * 10).astype(int), 9))
-        page.reliability = bins.mean().assign(n=bins.size()).reset_index(drop=True)
-    return page
-
-
-def tell(work: Work, found: Found, say: Callable[[str], None] = print) -> None:
-    """The counts per type, most first, and how fast it went."""
-    rate = len(work.query) / max(found.seconds, 1e-9)
-    say(f"{len(work.query):,} cells in {found.seconds:.1f} s ({rate:,.0f} cells/s)")
-    if found.columns:
-        counts = pd.Series(np.asarray(found.columns[f"{PREFIX}_cell_type"])).value_counts()
-        say("; ".join(f"{name} {count:,}" for name, count in counts.items()))
-    if found.suggested is not None and len(found.suggested):
-        say("label next: " + ", ".join(found.suggested["cell"].astype(str)))
 
 
 # -- notebooks ----------------------------------------------------------------

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from scipy.sparse import csr_matrix, diags, vstack
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.svm import LinearSVC
+from threadpoolctl import threadpool_limits
 
 from query import Source
 from stages import align, classify, confidence, consensus
@@ -18,7 +20,8 @@ from stages.product import product
 
 FIT = 20_000  # query cells that are learnt from together; the rest is labelled block by block
 OF_REFERENCES = 6_000  # reference cells that are learnt from, evenly over types: more take time and change little
-OUT_OF_FOLD = 4_000  # unlabelled cells that take part when labelled ones are held out
+OUT_OF_FOLD = 2_000  # labelled, and as many unlabelled, cells that take part when labelled ones are held out
+MANY = 1_000  # labelled cells: more do not change the choice of C
 FEW = 30  # query cells below which their mean says more about their types than about their batch
 AVERAGED = 10  # cells that features are averaged over for what is strange and what to label next
 VOTERS = 15  # cells that have a say in a call from references
@@ -52,7 +55,7 @@ class Block:
     embedding: np.ndarray  # (B, H)
     features: np.ndarray  # (B, D)
     probabilities: np.ndarray  # (B, L)
-    near: np.ndarray  # (B, K) the nearest anchors of the labeller, nearest first
+    near: np.ndarray | None  # (B, K) the nearest anchors of the labeller, nearest first, if it had to look
     strange: np.ndarray  # (B,) bool: no known type explains it, or it has no count at all
 
 
@@ -75,7 +78,7 @@ class Labeller:
     temperature: float = 1.0
     unknown: confidence.Unknown | None = None
     ece: float = float("nan")
-    held_out: np.ndarray | None = None  # (R, 2) confidence and whether right of held-out labelled cells
+    held_out: np.ndarray | None = None  # (R, 3) held-out labelled cells: confidence, type called, type
     rows: np.ndarray | None = None  # (M,) query cells it was fitted on
     log: csr_matrix | None = field(default=None, repr=False)  # (M, G) their values
     features: np.ndarray | None = field(default=None, repr=False)  # (M, D)
@@ -84,7 +87,6 @@ class Labeller:
     strange: np.ndarray | None = None  # (M,) bool
     anchors: np.ndarray | None = None  # (A,) places among the M
     raw: np.ndarray | None = field(default=None, repr=False)  # (M, L) probabilities before neighbours had their say
-    index: NearestNeighbors | None = field(default=None, repr=False)
 
     def block(self, counts: csr_matrix) -> Block:
         """Label a block of the query as it was read, (B, genes of the file)."""
@@ -97,9 +99,9 @@ class Labeller:
         last = self.hidden + len(self.shift) - self.turn.shape[1]
         features = np.hstack([out[:, self.hidden : last] * length, embedding @ self.turn])
         features = (features - self.shift).astype(np.float32)  # (B, D)
-        near = self.index.kneighbors(features, return_distance=False)
         if self.classify is None:
-            return Block(embedding, features, np.zeros((len(features), 0)), near, empty)
+            return Block(embedding, features, np.zeros((len(features), 0)), None, empty)
+        near = self.nearest(features) if self.raw is not None or self.unknown is not None else None
         probabilities = self.classify(features, out[:, last:] * length)
         if self.raw is not None:
             probabilities = together(probabilities, self.raw[self.anchors[near]])
@@ -110,6 +112,16 @@ class Labeller:
             averaged = (features + around) / (1 + min(AVERAGED - 1, near.shape[1]))
             strange |= self.unknown.score(averaged, probabilities, near) > self.unknown.threshold
         return Block(embedding, features, probabilities, near, strange)
+
+    def nearest(self, features: np.ndarray) -> np.ndarray:
+        """The anchors nearest to each cell (B, D), nearest first, as places among the anchors: (B, K)."""
+        points = torch.from_numpy(self.features[self.anchors])  # (A, D)
+        k = max(1, min(VOTERS - 1, len(points) // 4))
+        norm = points.square().sum(dim=1)
+        parts = torch.from_numpy(features).split(512)  # the products of so many stay in the processor's cache
+        return torch.cat(
+            [torch.addmm(norm, x, points.T, alpha=-2).topk(k, largest=False).indices for x in parts]
+        ).numpy()
 
     def length(self, log: csr_matrix) -> np.ndarray | float:
         """What brings each cell's shared genes to one length, (B, 1); 1 without a reference."""
@@ -140,10 +152,11 @@ def fit(
     if not len(rows):
         raise ValueError(f"{query.where}: none of its cells has any count, so there is nothing to tell them by")
     embedding = embedder(query, counts, log)
-    if references:
-        made, others = _from_references(query, log, embedding, embedder, references, len(classes), seed)
-    else:
-        made, others = _from_query(query, log, embedding, labels[rows], len(classes), seed)
+    with threadpool_limits(1):  # small solvers on busy cores wait for each other ten times longer than they compute
+        if references:
+            made, others = _from_references(query, log, embedding, embedder, references, len(classes), seed)
+        else:
+            made, others = _from_query(query, log, embedding, labels[rows], len(classes), seed)
     made.embedder, made.classes, made.rows, made.log = embedder, classes, rows, log
     made.weights = np.hstack([embedder.columns(query.genes), made.weights])
     made.averaged = made.features[neighbours(made.features, AVERAGED)].mean(axis=1)
@@ -164,8 +177,6 @@ def fit(
     else:
         few = min(len(rows), confidence.REFERENCE)
         made.anchors = np.sort(np.random.default_rng(seed).choice(len(rows), few, replace=False))
-    made.index = NearestNeighbors(n_neighbors=max(1, min(VOTERS - 1, len(made.anchors) // 4)))
-    made.index.fit(made.features[made.anchors])
     return made
 
 
@@ -200,11 +211,12 @@ def _from_query(query: Source, log: csr_matrix, embedding: np.ndarray, labels: n
     made.probabilities = nothing[2]
     if not types:
         return made, nothing
-    features, known = made.features, np.flatnonzero(labels >= 0)
-    strength = classify.choose_strength(features[known], labels[known], seed)
+    features = made.features
+    rng = np.random.default_rng(seed)
+    few = evenly(labels, MANY, rng)
+    strength = classify.choose_strength(features[few], labels[few], seed)
     model = classify.self_train(features, labels, strength)
     made.classify = lambda f, _: _spread(model, f, types)
-    rng = np.random.default_rng(seed)
     rest = np.flatnonzero(labels < 0)
     rest = rng.choice(rest, OUT_OF_FOLD, replace=False) if len(rest) > OUT_OF_FOLD else rest
     some = np.sort(np.concatenate([evenly(labels, OUT_OF_FOLD, rng), rest]))
@@ -245,7 +257,7 @@ def _from_references(query, log, embedding, embedder, references, types: int, se
     made = _labeller(query, views, ours, embedding, mask)
     points = [classify.features(views, part, inside) for part, inside in zip(parts, embeddings, strict=True)]
     centre = made.features.mean(axis=0) if len(made.features) >= FEW else np.vstack(points).mean(axis=0)
-    made.shift, made.features = made.shift + centre, made.features - centre
+    made.shift, made.features = made.shift + centre, (made.features - centre).astype(np.float32)
     points = [part - part.mean(axis=0) for part in points]
     near = neighbours(made.features, VOTERS)
 
@@ -259,7 +271,7 @@ def _from_references(query, log, embedding, embedder, references, types: int, se
     made.raw = made.classify(None, logits)
     probabilities = together(made.raw, made.raw[near[:, 1:]])
 
-    some = evenly(labels, OUT_OF_FOLD // 2, rng)
+    some = evenly(labels, OUT_OF_FOLD, rng)
     origin = np.repeat(np.arange(len(parts)), [part.shape[0] for part in parts])
     beside = _within(points, origin, VOTERS)
     place = np.full(len(labels), -1)
@@ -366,8 +378,7 @@ def _calibrate(labeller: Labeller, again, labels: np.ndarray, shares: np.ndarray
     if len(rows):
         calibrated = confidence.calibrate(held[rows], labeller.temperature)
         labeller.ece = confidence.ece(calibrated, labels[rows])
-        right = calibrated.argmax(axis=1) == labels[rows]
-        labeller.held_out = np.column_stack([calibrated.max(axis=1), right])
+        labeller.held_out = np.column_stack([calibrated.max(axis=1), calibrated.argmax(axis=1), labels[rows]])
 
 
 def _of_logits(logits: np.ndarray, present: np.ndarray, types: int) -> np.ndarray:

@@ -4,9 +4,9 @@ python main.py --is_pretrain --kmeans                       phase 1: pseudo-labe
 python main.py --is_pretrain --kmeans --pretrain_output     phase 2: clusters of the encoder's outputs
 python main.py --kmeans                                     fine-tune and test, with against without pre-training
 
---recipe scpretrain2 for the first two: log-normalised genes, every dataset, few steps from a closed-form start. Its
-checkpoints are tested with the few-label classifier on the same splits, with the encoder against without it; nothing
-of the encoder changes then, and test cells take part without their labels.
+--recipe paper for the first two is the published recipe, whose checkpoints are fine-tuned as a network (--ft_epoch and
+the like). Those of the default recipe, scpretrain2, are tested with the few-label classifier on the same splits, with
+the encoder against without it: the encoder stays as it is, and test cells take part without their labels.
 """
 
 import argparse
@@ -69,7 +69,10 @@ def pretrain(args: argparse.Namespace, device: torch.device) -> None:
         raise ValueError(f"--pca_pt belongs to the paper recipe; leave it out with --recipe {args.recipe}")
     start = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list) if args.pretrain_output else None
     if start and start.recipe != args.recipe:
-        raise ValueError(f"{args.pretrained_model} was made by --recipe {start.recipe}; phase 2 needs the same recipe")
+        raise ValueError(
+            f"{args.pretrained_model} was made by --recipe {start.recipe}; phase 2 needs the same: "
+            f"add --recipe {start.recipe}"
+        )
     if start and start.encoder.hidden != args.hid:
         raise ValueError(
             f"{args.pretrained_model} has {start.encoder.hidden} hidden units; use --hid {start.encoder.hidden}"

@@ -58,6 +58,10 @@ class Source:
     def __len__(self) -> int:
         return self.rows.n_cells
 
+    def kind_of_genes(self) -> str:
+        """What its gene names are, in words."""
+        return f"{self.species} {KINDS[self.kind]}" if self.kind in ("symbol", "entrez") else KINDS[self.kind]
+
     def spelled(self) -> list[str]:
         """The genes in use as the file spells them."""
         return [self.rows.genes[column] for column in self.columns]
@@ -178,7 +182,7 @@ def decide(
     source.genes = [names[column] for column in source.columns]
     say(f"{rows.name}: {rows.n_cells:,} cells x {rows.n_genes:,} genes; {found.describe(matrix)}")
     how = "as you say" if species else f"from {why}, {share:.0%} agree" if share > 0.5 else "a guess, nothing tells"
-    say(f"{rows.name}: {KINDS[kind]} of {source.species} ({how}); {rows.note}")
+    say(f"{rows.name}: {source.kind_of_genes()} ({how}); {rows.note}")
     if kind in ("entrez", "probe/other"):
         source.warnings.append(
             f"{rows.name}: its genes look like {KINDS[kind]} ({', '.join(genes[:3])}); they can only be matched with "
@@ -220,8 +224,8 @@ def refuse_names(rows: RowBlocks, genes: Sequence[str], force: bool, source: Sou
     usual = usual or not empty and ("mtx" in rows.note or "symbol part" in rows.note)
     if not usual and not force:
         raise ValueError(
-            f"{rows.where}: {' and '.join(what)}; make them unique (adata.var_names_make_unique()) and name every gene, "
-            "or say --force: then the first column of a name counts and nameless ones are left out"
+            f"{rows.where}: {' and '.join(what)}; make them unique (adata.var_names_make_unique()) and name every "
+            "gene, or say --force: then the first column of a name counts and nameless ones are left out"
         )
     source.warnings.append(f"{rows.name}: {' and '.join(what)}; the first column of a name counts")
 
@@ -233,8 +237,8 @@ def refuse_cells(source: Source) -> None:
         seen: set[str] = set()
         first = next(name for name in names if name in seen or seen.add(name))
         raise ValueError(
-            f"{source.where}: {len(names) - len(set(names)):,} cell names occur twice ({first!r} ...); make them unique "
-            "first: adata.obs_names_make_unique()"
+            f"{source.where}: {len(names) - len(set(names)):,} cell names occur twice ({first!r} ...); make them "
+            "unique first: adata.obs_names_make_unique()"
         )
 
 
@@ -245,7 +249,7 @@ def shared_genes(sources: Sequence[Source]) -> list[str]:
     if not shared:
         raise ValueError(
             f"{first.where} has no gene in common with {', '.join(source.where for source in others)}: "
-            + "; ".join(f"{s.name} has {KINDS[s.kind]} of {s.species} ({', '.join(s.rows.genes[:3])})" for s in sources)
+            + "; ".join(f"{s.name} has {s.kind_of_genes()} ({', '.join(s.rows.genes[:3])})" for s in sources)
             + ". Both need the same kind of names; put gene symbols into var_names or a column gene_symbols"
         )
     return [gene for gene in first.genes if gene in shared]
@@ -257,22 +261,20 @@ def check_overlap(source: Source, genes: Sequence[str], force: bool, say: Callab
     share = found / max(1, len(genes))
     say(
         f"{source.name}: {found:,} of {len(genes):,} genes of the checkpoint present ({share:.0%}), "
-        f"matched by {KINDS[source.kind]} of {source.species}"
+        f"matched by {source.kind_of_genes()}"
     )
     if share < LEAST_OVERLAP:
         sentence = f"{source.where}: only {found:,} of the checkpoint's {len(genes):,} genes are in it ({share:.1%})"
         theirs = kind_of_names(genes)
         if source.kind != theirs:
-            why = f"its genes are {KINDS[source.kind]} ({', '.join(source.spelled()[:3])}), the checkpoint's are "
+            why = f"its genes are {source.kind_of_genes()} ({', '.join(source.spelled()[:3])}), the checkpoint's are "
             why += f"{KINDS[theirs]} ({', '.join(genes[:3])}); put those into var_names or a column gene_symbols"
         else:
-            why = (
-                f"they were taken as {KINDS[source.kind]} of {source.species} ({', '.join(source.spelled()[:3])}); if "
-            )
+            why = f"they were taken as {source.kind_of_genes()} ({', '.join(source.spelled()[:3])}); if "
             why += "that is wrong say --species; a panel of few genes needs a checkpoint of its own: leave out "
             why += "--pretrained_model, then one is made of these very genes"
-        if not force:
-            raise ValueError(f"{sentence}: {why}, or go on with --force")
+        if not force or not found:
+            raise ValueError(f"{sentence}: {why}{', or go on with --force' if found else ''}")
         source.warnings.append(f"{sentence}: {why}")
     elif share < LOW_OVERLAP:
         source.warnings.append(

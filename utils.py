@@ -19,7 +19,7 @@ from model import Encoder
 from stages.files import fingerprint, whole
 
 ARMS = ("scPretrain", "Without pretraining")
-RECIPES = ("paper", "scpretrain2")
+RECIPES = ("scpretrain2", "paper")
 CHECKPOINT_FORMAT, CHECKPOINT_VERSION = "scpretrain-checkpoint", 1
 RESULT_COLUMNS = [
     "dataset",
@@ -99,7 +99,13 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 
     pre = parser.add_argument_group("pre-training")
     pre.add_argument("--is_pretrain", action="store_true", help="pre-train (without it: fine-tune and test)")
-    pre.add_argument("--recipe", choices=RECIPES, default=RECIPES[0], help="default: %(default)s")
+    pre.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        default=RECIPES[0],
+        help="scpretrain2: log-normalised genes, every dataset, few steps from a closed-form start; paper: as "
+        "published (default: %(default)s). Testing goes by the checkpoint's recipe",
+    )
     pre.add_argument("--kmeans", action="store_true", help="pseudo-labels by k-means (without it: Ward's tree)")
     pre.add_argument(
         "--pretrain_output",
@@ -107,12 +113,23 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         help="phase 2: cluster the output of --pretrained_model and train on from it",
     )
     pre.add_argument(
-        "--avg_cluster_num", type=int, default=100, metavar="CELLS", help="cells per cluster (default: 100)"
+        "--avg_cluster_num",
+        type=int,
+        default=100,
+        metavar="CELLS",
+        help="cells per cluster (default: 100); scpretrain2 always makes 6, 12 and 25 clusters",
     )
-    pre.add_argument("--pt_epoch", type=int, default=50, help="at most so many epochs (default: 50)")
+    pre.add_argument(
+        "--pt_epoch",
+        type=int,
+        default=50,
+        help="at most so many epochs (default: 50); scpretrain2: 4, and 2 in phase 2",
+    )
     pre.add_argument("--batch_num", type=int, default=30, help="steps an epoch (default: 30)")
-    pre.add_argument("--pt_lr", type=float, default=1e-4, help="learning rate (default: 1e-4)")
-    pre.add_argument("--pt_patience", type=int, default=5, help="epochs to wait for a lower loss (default: 5)")
+    pre.add_argument("--pt_lr", type=float, default=1e-4, help="learning rate (default: 1e-4); scpretrain2 has its own")
+    pre.add_argument(
+        "--pt_patience", type=int, default=5, help="epochs to wait for a lower loss (default: 5); scpretrain2 does not"
+    )
     pre.add_argument("--hid", type=int, default=200, help="hidden units of the encoder (default: 200)")
     pre.add_argument("--pca_pt", action="store_true", help="let the encoder see --pca_dim components of the corpus")
     pre.add_argument("--resume", action="store_true", help="go on from the last epoch of an interrupted run")

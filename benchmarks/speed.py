@@ -76,7 +76,7 @@ def measure(corpus: Path, cuda: bool) -> dict[str, float]:
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             arguments = ["--data_dir", corpus, "--offline", "--is_pretrain", "--kmeans", "--pt_epoch", "5", "--cache_dir",
-                         folder / "cache", "--save_model", folder / "model.out"]  # fmt: skip
+                         folder / "cache", "--save_model", folder / "model.out", "--recipe", "paper"]  # fmt: skip
             code = command.main([str(argument) for argument in arguments] + (["--cuda"] if cuda else []))
     finally:
         shutil.rmtree(folder)

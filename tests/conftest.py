@@ -26,7 +26,8 @@ TYPES = ["B cell", "T cell", "epithelial cell"]
 CELLS = 40
 
 # Small runs: every flag a run of seconds needs, with the published meaning.
-QUICK = "--avg_cluster_num 10 --pt_epoch 3 --batch_num 4 --hid 8 --ft_epoch 4 --pca_dim 4 --offline".split()
+QUICK = "--recipe paper --offline --avg_cluster_num 10 --pt_epoch 3 --batch_num 4 --hid 8 --ft_epoch 4 --pca_dim 4"
+QUICK = QUICK.split()
 
 
 def draw(seed: int, cells: int = CELLS) -> tuple[csr_matrix, np.ndarray]:

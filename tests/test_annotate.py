@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 import annotate
+import outcome
 import query as q
 from stages.read import Cells, RowBlocks
 
@@ -123,7 +124,7 @@ def test_a_type_nobody_labelled_becomes_unknown(files):
 def test_blocks_give_what_the_whole_gives(files, monkeypatch):
     line = ["--query", files / "few.h5ad", "--label_key", "cell_type", "--unlabeled", "Unknown"]
     assert run(*line, "--out", files / "a.h5ad") == 0
-    monkeypatch.setattr(annotate, "BLOCK", 7)
+    monkeypatch.setattr(outcome, "BLOCK", 7)
     assert run(*line, "--out", files / "b.h5ad") == 0
     a, b = ad.read_h5ad(files / "a.h5ad"), ad.read_h5ad(files / "b.h5ad")
     assert list(a.obs["scpretrain_cell_type"]) == list(b.obs["scpretrain_cell_type"])
@@ -347,3 +348,13 @@ def decided(genes, table) -> q.Source:
     counts = csr_matrix(np.ones((2, len(genes)), np.float32))
     rows = RowBlocks("d", annotate.Path("d"), cells=Cells("d", annotate.Path("d"), counts, list(genes), ["a", "b"]))
     return q.decide(rows, "X", q.normalize.Values("counts"), table, species="human", say=lambda sentence: None)
+
+
+def test_the_report_lies_beside_the_output_and_a_former_one_is_left_alone_without_it(files):
+    line = ["--query", files / "few.h5ad", "--label_key", "cell_type", "--unlabeled", "Unknown", "--offline"]
+    words = [str(word) for word in [*line, "--out", files / "out.h5ad", "--no-umap"]]
+    assert annotate.main(words) == 0
+    page = (files / "out.html").read_text()
+    assert "T cell" in page and "annotate.py" in page
+    assert annotate.main([*words, "--no-report"]) == 0
+    assert (files / "out.html").read_text() == page

@@ -649,7 +649,7 @@ def test_the_second_recipe_sees_log_normalised_genes(run, corpus, tmp_path, monk
 
 
 def test_the_second_recipe_learns_its_pseudo_labels(run, tmp_path):
-    assert run(*SECOND, "--pt_epoch", 50, "--batch_num", 20) == 0
+    assert run(*SECOND, "--pt_epoch", 50, "--batch_num", 100) == 0
     history = utils.load_checkpoint(tmp_path / "model.out").history
     assert len(history) == main.EPOCHS[1] and history[-1] < 0.9 * history[0]
 
@@ -685,7 +685,7 @@ def test_both_recipes_share_a_cache_without_mixing_it_up(run, tmp_path):
 
 def test_the_recipes_do_not_go_on_from_each_other(pretrained, capsys):
     assert pretrained(*SECOND, "--pretrain_output") == 2
-    assert "was made by --recipe paper; phase 2 needs the same recipe" in capsys.readouterr().err
+    assert "was made by --recipe paper; phase 2 needs the same: add --recipe paper" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [[*SECOND, "--pca_pt"], ["--pca_ft"]], ids=["pca_pt", "pca_ft"])

@@ -35,7 +35,7 @@ PUBLISHED = {
     "per_val": 0.1, "patience": 30, "pt_patience": 5, "max_tr_num": 1000, "kmeans": False, "pretrain_output": False,
     "pca_ft": False, "pca_dim": 500, "pca_pt": False, "pretrained_model": Path("pretrain/scPretrain.out"),
     "save_model": Path("pretrain/scPretrain.out"), "save_result": Path("results/result.out"), "fold1": 1, "fold2": 1,
-    "np_input": None, "ann_input": None, "seed": 0, "recipe": "paper",
+    "np_input": None, "ann_input": None, "seed": 0,
 }  # fmt: skip
 
 

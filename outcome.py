@@ -1,0 +1,269 @@
+"""What was found out about the query's cells: the columns, the tables and the page that are made of it."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+import labeller as learn
+from labeller import Block, Labeller
+from query import Source
+from stages import consensus, report, suggest
+
+UNKNOWN = "Unknown"
+PREFIX = "scpretrain"
+BLOCK = 4096  # query rows at a time
+DRAWN = 50_000  # cells in the report's map
+
+
+@dataclass
+class Work:
+    """The opened datasets and what was learnt from them."""
+
+    query: Source
+    references: list[Source]
+    labeller: Labeller
+    known: np.ndarray  # (N,) labels of the query that are kept, -1 for none
+    existing: np.ndarray | None  # (N,) labels of the query to compare with, "" for none
+    overlap: list[dict]
+    warnings: list[str]
+    settings: dict[str, Any]
+    seed: int
+
+
+@dataclass
+class Found:
+    """What the query's N cells are: the columns for obs, and what else is written."""
+
+    columns: dict[str, Any]
+    umap: np.ndarray | None  # (N, 2)
+    uns: dict[str, Any]
+    clusters: pd.DataFrame | None
+    suggested: pd.DataFrame | None
+    seconds: float
+    processor: float  # seconds, of all threads
+    notes: list[str] = field(default_factory=list)
+
+
+def label(work: Work, sink, *, use_consensus: bool, umap: bool, suggestions: int, say=print) -> Found:
+    """Label every cell of the query by blocks; its embedding goes into `sink` (N, H), which takes slices."""
+    model, cells, n = work.labeller, work.query, len(work.query)
+    types, notes = len(model.classes), []
+    places = learn.lay_out(model.features, work.seed) if umap else None
+    centres = learn.over_cluster(model, work.seed) if types and use_consensus else None
+    calls, second = np.full(n, -1), np.full(n, -1)
+    confidences, strange = np.zeros(n, np.float32), np.zeros(n, bool)
+    probability = np.zeros((n, types), np.float32) if centres is not None else None
+    clusters, layout = np.zeros(n, int), np.zeros((n, 2), np.float32) if umap else None
+    at_once = n <= learn.FIT
+    begin, busy = time.perf_counter(), time.process_time()
+
+    def take(rows, block: Block) -> None:
+        sink[rows] = block.embedding
+        if types:
+            order = np.argsort(-block.probabilities, axis=1, kind="stable")[:, :2]
+            calls[rows], second[rows] = order[:, 0], order[:, 1]
+            confidences[rows] = block.probabilities[np.arange(len(order)), order[:, 0]]
+            strange[rows] = block.strange
+        if centres is not None:
+            clusters[rows], probability[rows] = consensus.assign(block.features, centres), block.probabilities
+        if umap:
+            near = model.nearest(block.features) if block.near is None else block.near
+            layout[rows] = places[model.anchors[near[:, :3]]].mean(axis=1)
+
+    for start, counts in progress(cells, "labelling"):
+        take(slice(start, start + counts.shape[0]), model.block(counts))
+    if at_once and umap:
+        layout[model.rows] = places
+    if at_once and types:  # all cells were learnt from together: their own scores are the better ones
+        strange[model.rows] = model.strange
+    seconds, processor = time.perf_counter() - begin, time.process_time() - busy
+    if not at_once:
+        notes.append(
+            f"Learnt from {len(model.rows):,} of the {n:,} cells (UMAP, clusters, markers); the others were labelled "
+            "in blocks and placed on the map beside their nearest cells."
+        )
+    found = Found({}, layout, {}, None, None, seconds, processor, notes)
+    if types:
+        found.columns, found.clusters = decide_types(
+            work, calls, second, confidences, strange, probability, clusters, centres
+        )
+    if suggestions:
+        found.suggested = suggest_cells(work, found, suggestions, say)
+    found.uns = about(work, found)
+    return found
+
+
+def decide_types(work, calls, second, confidences, strange, probability, clusters, centres):
+    """The columns of obs and the table of clusters: votes overrule, then Unknown, then known labels."""
+    known, classes = work.known, np.array([*work.labeller.classes, UNKNOWN], dtype=object)
+    votes = np.where(known >= 0, known, np.where(strange, -1, calls))
+    final, table, extra = calls.copy(), None, {}
+    if centres is not None:
+        voted = consensus.consensus(centres, consensus.count_votes(clusters, votes, len(centres), len(classes) - 1))
+        unsure = confidences < consensus.SURE  # a vote overrules only a cell that is less sure than a vote must be
+        final = np.where(unsure, consensus.overrule(calls, clusters, voted), calls)
+        changed = final != calls
+        second = np.where(changed, calls, second)
+        confidences = np.where(changed, probability[np.arange(len(calls)), final], confidences)
+        extra = {
+            f"{PREFIX}_cluster": clusters, f"{PREFIX}_cluster_type": named(voted.winner[clusters], classes),
+            f"{PREFIX}_vote_share": voted.share[clusters], f"{PREFIX}_vote_entropy": voted.entropy[clusters],
+            f"{PREFIX}_mixed": voted.mixed[clusters],
+        }  # fmt: skip
+        table = pd.DataFrame(
+            {"cluster": np.arange(len(centres)), "n": np.bincount(clusters, minlength=len(centres)),
+             "majority": classes[voted.winner], "share": voted.share, "entropy": voted.entropy, "mixed": voted.mixed}
+        )  # fmt: skip
+        table = table[table["n"] > 0]
+    second = np.where(strange, final, second)  # of Unknown: the type that is nearest
+    final, confidences = np.where(strange, -1, final), confidences.copy()
+    final = np.where(known >= 0, known, final)
+    confidences[known >= 0] = 1.0
+    second = np.where((second == final) | (known >= 0) & (second == known), -2, second)
+    columns = {
+        f"{PREFIX}_cell_type": named(final, classes), f"{PREFIX}_confidence": confidences.astype(np.float32),
+        f"{PREFIX}_second_choice": named(second, classes), f"{PREFIX}_cell_call": named(calls, classes),
+        f"{PREFIX}_known": known >= 0,
+    }  # fmt: skip
+    return columns | extra, table
+
+
+def named(codes: np.ndarray, classes: np.ndarray) -> pd.Categorical:
+    """Types by name: -1 is Unknown, -2 no type at all."""
+    codes = np.where(codes == -1, len(classes) - 1, codes)
+    return pd.Categorical.from_codes(
+        np.where(codes < 0, -1, codes), [str(name) for name in classes]
+    ).remove_unused_categories()
+
+
+def suggest_cells(work: Work, found: Found, n: int, say) -> pd.DataFrame:
+    """The cells to label next, from among those that were learnt from."""
+    model = work.labeller
+    free = int((work.known[model.rows] < 0).sum())
+    if n > free:
+        say(f"only {free:,} cells have no label: that many are suggested, not {n:,}")
+    if not min(n, free):
+        return pd.DataFrame(columns=["cell", "group"])
+    probabilities = model.probabilities if model.classes else None
+    rows, groups = suggest.suggest(model.averaged, work.known[model.rows], min(n, free), probabilities, work.seed)
+    table = pd.DataFrame({"cell": [work.query.rows.cells[row] for row in model.rows[rows]], "group": groups})
+    for name in ("cell_type", "confidence", "second_choice", "cluster"):
+        if f"{PREFIX}_{name}" in found.columns:
+            table[name] = np.asarray(found.columns[f"{PREFIX}_{name}"])[model.rows[rows]]
+    return table
+
+
+def about(work: Work, found: Found) -> dict[str, Any]:
+    """What goes into uns['scpretrain']."""
+    model = work.labeller
+    content = {
+        "versions": versions(), "settings": work.settings, "genes": np.array(work.query.genes, dtype=object),
+        "classes": np.array(model.classes, dtype=object), "temperature": model.temperature, "ece": model.ece,
+        "seed": work.seed, "recipe": work.settings["recipe"], "warnings": np.array(work.warnings, dtype=object),
+        "overlap": pd.DataFrame(work.overlap), "cells_learnt_from": len(model.rows), "command": "",
+    }  # fmt: skip
+    if found.clusters is not None:
+        content["clusters"] = found.clusters.set_index(found.clusters["cluster"].astype(str).to_numpy())
+    if found.suggested is not None:
+        content["suggested"] = found.suggested["cell"].to_numpy(dtype=object)
+    return content
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("torch", "numpy", "scipy", "scikit-learn", "pandas", "anndata", "h5py", "umap-learn"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def progress(cells: Source, what: str) -> Iterator[tuple[int, Any]]:
+    """The query's row blocks under a bar that tells the time left; the next is read while this one is worked on."""
+    starts = range(0, len(cells), BLOCK)
+    with tqdm(total=len(cells), unit=" cells", unit_scale=True, desc=what, dynamic_ncols=True, mininterval=0.5) as bar:
+        with ThreadPoolExecutor(1) as pool:
+            read = lambda a: pool.submit(cells.rows.rows, a, min(a + BLOCK, len(cells)))  # noqa: E731
+            waiting = read(0)
+            for start in starts:
+                counts = waiting.result()
+                if start + BLOCK < len(cells):
+                    waiting = read(start + BLOCK)
+                yield start, counts
+                bar.update(counts.shape[0])
+
+
+# -- telling ----------------------------------------------------------------
+def table_of(found: Found, names: Sequence[str]) -> pd.DataFrame:
+    """The .csv: a row a cell, the columns of obs without the prefix, and the map."""
+    table = pd.DataFrame(found.columns, index=pd.Index(names, dtype=object))
+    table.columns = [name.removeprefix(f"{PREFIX}_") for name in table.columns]
+    if found.umap is not None:
+        table["umap_1"], table["umap_2"] = found.umap[:, 0], found.umap[:, 1]
+    return table
+
+
+def page_of(work: Work, found: Found, title: str) -> report.Annotation:
+    """What the report says."""
+    model, n = work.labeller, len(work.query)
+    rows = model.rows if n > DRAWN else np.arange(n)
+    cells = [work.query.rows.cells[row] for row in rows]
+    of = {name.removeprefix(f"{PREFIX}_"): values for name, values in found.columns.items()}
+    page = report.Annotation(
+        title, cells, np.full(len(rows), "not labelled", dtype=object), np.full(len(rows), np.nan),
+        umap=found.umap[rows] if found.umap is not None else None, overlap=work.overlap, warnings=work.warnings,
+        notes=found.notes, settings=work.settings, versions=versions(), command=found.uns["command"], unknown=UNKNOWN,
+    )  # fmt: skip
+    if not of:
+        return page
+    types = np.asarray(of["cell_type"]).astype(object)
+    page.cell_type, page.confidence = types[rows], np.asarray(of["confidence"])[rows]
+    page.second_choice = np.asarray(pd.Series(of["second_choice"]).astype(object).fillna(""))[rows]
+    page.counts = pd.Series(types).value_counts().to_dict()
+    if work.existing is not None:
+        page.known = work.existing[rows]
+        page.confusion = pd.crosstab(pd.Series(work.existing, name="existing"), pd.Series(types, name="predicted"))
+        page.confusion = page.confusion.drop(index="", errors="ignore")
+    elif (work.known >= 0).any():
+        page.known = np.array([*model.classes, ""], dtype=object)[work.known][rows]
+        if model.held_out is not None:  # kept labels agree by construction; this says something
+            names, (_, calls, truth) = np.array(model.classes, dtype=object), model.held_out.T
+            page.confusion = pd.crosstab(names[truth.astype(int)], names[calls.astype(int)])
+            page.confusion_note = (
+                "Labelled cells, each called as if it had no label; in the output their labels are kept."
+            )
+    of_fitted = types[model.rows]
+    page.markers = report.marker_genes(model.log, work.query.spelled(), of_fitted)
+    wanted = page.markers.groupby("type", sort=False).head(3)["gene"]
+    page.dots = report.marker_dots(model.log, work.query.spelled(), of_fitted, list(dict.fromkeys(wanted)))
+    page.clusters = found.clusters
+    if np.isfinite(model.ece):
+        page.ece = model.ece
+        sure, calls, truth = model.held_out.T
+        bins = pd.DataFrame({"confidence": sure, "accuracy": (calls == truth).astype(float)})
+        bins = bins.groupby(np.minimum((sure * 10).astype(int), 9))
+        page.reliability = bins.mean().assign(n=bins.size()).reset_index(drop=True)
+    return page
+
+
+def tell(work: Work, found: Found, say: Callable[[str], None] = print) -> None:
+    """The counts per type, most first, and how fast it went."""
+    rate = len(work.query) / max(found.seconds, 1e-9)
+    took = f"{found.seconds:.1f} s ({rate:,.0f} cells/s; {found.processor:.1f} s of processor time)"
+    say(f"{len(work.query):,} cells in {took}")
+    if found.columns:
+        counts = pd.Series(np.asarray(found.columns[f"{PREFIX}_cell_type"])).value_counts()
+        say("; ".join(f"{name} {count:,}" for name, count in counts.items()))
+    if found.suggested is not None and len(found.suggested):
+        say("label next: " + ", ".join(found.suggested["cell"].astype(str)))

@@ -1,0 +1,141 @@
+"""The few-label benchmark on a small world: run with `python -m pytest tests/test_few_labels.py`."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import MOUSE, write_catalogue, write_dataset
+from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression
+
+import data_loader as data
+from benchmarks import few_labels
+
+METHODS = "LR;linear SVM;random forest;LR on 50 PCs;no pre-training;scpretrain2;random encoder;network, fine-tuned"
+
+
+@pytest.fixture
+def bench(corpus, tmp_path):
+    def bench(*flags: object) -> int:
+        places = ["--data_dir", corpus, "--out", tmp_path / "out", "--seeds", 1, "--methods", METHODS]
+        return few_labels.main([str(flag) for flag in [*places, *flags]])
+
+    return bench
+
+
+def results(tmp_path):
+    return few_labels.read(tmp_path / "out" / "results.csv")
+
+
+# -- the whole command
+
+
+def test_it_runs_resumes_and_reports(bench, tmp_path, capsys):
+    assert bench("--budgets", "5") == 0
+    said = capsys.readouterr().out
+    table = results(tmp_path)
+    assert len(table) == 3 * 8 and table["macro_f1"].between(0, 1).all() and set(table["n_train"]) == {15}
+    assert "5 labelled cells a type: 3 datasets" in said and "scpretrain2 - no pre-training:" in said
+    assert (tmp_path / "out" / "few_labels.png").stat().st_size > 1000 and (tmp_path / "out" / "table.txt").exists()
+    lines = (tmp_path / "out" / "results.csv").read_text()
+    assert bench("--budgets", "5") == 0  # nothing is left to do
+    assert (tmp_path / "out" / "results.csv").read_text() == lines
+    assert bench("--budgets", "5,published") == 0  # only the other budget; no network there
+    assert len(results(tmp_path)) == 3 * 8 + 3 * 7
+    assert "published split: 3 datasets" in capsys.readouterr().out
+
+
+def test_pre_training_never_sees_the_family_it_is_tested_on(bench, tmp_path, monkeypatch):
+    runs = []
+    monkeypatch.setattr(few_labels.command, "main", lambda flags: runs.append(flags) or 1)
+    (tmp_path / "families").write_text("Mouse_A,one\nHuman_D,one\n")
+    assert bench("--families", tmp_path / "families", "--datasets", "Mouse_A") == 2
+    [flags] = runs
+    assert flags[flags.index("--datasets") + 1] == "Mouse_B,Human_C"
+
+
+# -- families
+
+
+def test_datasets_that_share_cells_are_one_family(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(few_labels, "COMPARED", 10)
+    shutil.copy(corpus / "Mouse_A.h5", corpus / "Mouse_E.h5")
+    write_dataset(corpus / "Kang_1.h5", 7, MOUSE)
+    write_dataset(corpus / "Kang_2.h5", 8, MOUSE)
+    names = ["Mouse_A", "Mouse_B", "Mouse_E", "Kang_1", "Kang_2"]
+    write_catalogue(corpus, [(name, "mouse", "yes") for name in names])
+    entries = data.catalogue(corpus)
+    family = few_labels.families(entries, None, tmp_path / "families.csv")
+    assert family["Mouse_A"] == family["Mouse_E"] != family["Mouse_B"]
+    assert family["Kang_1"] == family["Kang_2"] == "Kang"
+    assert few_labels.families(entries, None, tmp_path / "families.csv") == family  # from the file
+    parts = few_labels.folds_of(entries, family, 2)
+    of = {entry.name: k for k, part in enumerate(parts) for entry in part}
+    assert of["Mouse_A"] == of["Mouse_E"] and of["Kang_1"] == of["Kang_2"] and set(of.values()) == {0, 1}
+
+
+# -- splits
+
+
+def test_a_split_takes_at_most_half_of_a_types_cells():
+    y = np.repeat([0, 1, 2], [100, 30, 12])
+    rows = few_labels.split(y, "20", 3)
+    assert np.bincount(y[rows]).tolist() == [20, 15, 6]
+    assert np.array_equal(rows, few_labels.split(y, "20", 3)) and not np.array_equal(rows, few_labels.split(y, "20", 4))
+
+
+def test_splits_are_stored_and_read_back(tmp_path):
+    y = np.resize([0, 1], 60)
+    dataset = few_labels.Dataset("A", csr_matrix((60, 3)), csr_matrix((60, 3)), ["a", "b", "c"], y, 2)
+    for budget in few_labels.BUDGETS:
+        rows, others = few_labels.stored_split(dataset, budget, 0, tmp_path)
+        again = few_labels.stored_split(dataset, budget, 0, tmp_path)
+        assert np.array_equal(rows, again[0]) and np.array_equal(others, again[1])
+        assert not set(rows) & set(others)
+    assert len(list((tmp_path / "splits").glob("A-*-0.npz"))) == 3
+
+
+# -- baselines and numbers
+
+
+def test_rotated_cells_give_the_answers_of_all_genes():
+    rng = np.random.default_rng(0)
+    x = csr_matrix(rng.poisson(1.0, (60, 200)).astype(np.float64))
+    y = np.resize([0, 1, 2], 30)
+    inside, outside = few_labels.rotated(x, np.arange(30), np.arange(30, 60))
+    short = LogisticRegression(C=0.1, max_iter=1000, tol=1e-8).fit(inside, y).predict_proba(outside)
+    long = LogisticRegression(C=0.1, max_iter=1000, tol=1e-8).fit(x[:30], y).predict_proba(x[30:])
+    assert inside.shape[1] < 30 and np.allclose(short, long, atol=1e-4)
+
+
+def test_the_strength_is_tuned_on_training_cells():
+    rng = np.random.default_rng(0)
+    y = np.resize([0, 1], 40)
+    points = rng.normal(size=(40, 50)) + np.outer(y, np.eye(50)[0]) * 1.5
+    seen = []
+    few_labels.tuned(lambda c: seen.append(c) or LogisticRegression(C=c), (0.01, 1.0), points, y, 0)
+    assert seen[:6] == [0.01] * 3 + [1.0] * 3 and seen[6] in (0.01, 1.0)
+
+
+def test_the_interval_covers_the_mean_and_is_the_same_every_time():
+    difference = pd.Series(np.linspace(-0.1, 0.3, 25))
+    low, high = few_labels.interval(difference)
+    assert low < difference.mean() < high and (low, high) == few_labels.interval(difference)
+
+
+def test_methods_are_compared_on_the_splits_they_share(tmp_path):
+    path = tmp_path / "results.csv"
+    row = {"n_train": 1, "n_test": 1, "accuracy": 0.5, "kappa": 0.5, "seconds": 1, "run": "a", "budget": "5"}
+    for method, seed, value in (("LR", 0, 0.5), ("LR", 1, 0.9), ("scpretrain2", 0, 0.7), ("LR", 0, 0.6)):
+        few_labels.append(path, row | {"dataset": "A, b", "method": method, "seed": seed, "macro_f1": value})
+    table = few_labels.means(few_labels.read(path), "5", ("LR", "scpretrain2"), "macro_f1")
+    assert table.loc["A, b"].to_dict() == {"LR": 0.6, "scpretrain2": 0.7}  # seed 0 alone, its last line
+
+
+def test_unknown_words_are_refused(bench, capsys):
+    for flags, word in ((["--methods", "magic"], "magic"), (["--budgets", "7"], "7")):
+        with pytest.raises(SystemExit):
+            bench(*flags)
+        assert word in capsys.readouterr().err
+    assert bench("--datasets", "Mouse_Z") == 2
