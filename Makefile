@@ -1,10 +1,11 @@
 # make demo          environment, install, the whole pipeline on the built-in simulated corpus
-# make demo QUICK=1  the same on a smaller corpus
+# make demo QUICK=1  the same on a smaller corpus (RECIPE=scpretrain2: with the other recipe)
 # make test          environment, ruff, pytest
 PYTHON ?= python3
 VENV := .venv
 DEMO := demo
 QUICK ?=
+RECIPE ?= paper
 BIN := $(CURDIR)/$(VENV)/bin
 FLAGS := --data_dir $(DEMO)/corpus --offline --figs $(DEMO)/figs \
 	--pretrained_model $(DEMO)/pretrain/scPretrain.out --save_model $(DEMO)/pretrain/scPretrain.out \
@@ -24,8 +25,8 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 demo: $(VENV)/.run
 	rm -rf $(DEMO)
 	$(BIN)/python -m stages.simulate $(DEMO)/corpus $(if $(QUICK),--quick)
-	$(BIN)/python main.py $(FLAGS) --is_pretrain --kmeans
-	$(BIN)/python main.py $(FLAGS) --is_pretrain --kmeans --pretrain_output
+	$(BIN)/python main.py $(FLAGS) --is_pretrain --kmeans --recipe $(RECIPE)
+	$(BIN)/python main.py $(FLAGS) --is_pretrain --kmeans --pretrain_output --recipe $(RECIPE)
 	$(BIN)/python main.py $(FLAGS) --kmeans $(if $(QUICK),--ft_epoch 60)
 	$(BIN)/python rf_svm_lr.py $(FLAGS) $(if $(QUICK),--clf lr)
 	$(BIN)/python clus.py $(FLAGS)

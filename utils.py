@@ -19,7 +19,7 @@ from model import Encoder
 from stages.files import fingerprint, whole
 
 ARMS = ("scPretrain", "Without pretraining")
-RECIPES = ("scpretrain2", "paper")
+RECIPES = ("paper", "scpretrain2")
 CHECKPOINT_FORMAT, CHECKPOINT_VERSION = "scpretrain-checkpoint", 1
 RESULT_COLUMNS = [
     "dataset",
@@ -103,8 +103,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         "--recipe",
         choices=RECIPES,
         default=RECIPES[0],
-        help="scpretrain2: log-normalised genes, every dataset, few steps from a closed-form start; paper: as "
-        "published (default: %(default)s). Testing goes by the checkpoint's recipe",
+        help="paper: as published; scpretrain2: log-normalised genes, every dataset, few steps from a closed-form "
+        "start (default: %(default)s). Testing goes by the checkpoint's recipe",
     )
     pre.add_argument("--kmeans", action="store_true", help="pseudo-labels by k-means (without it: Ward's tree)")
     pre.add_argument(
