@@ -5,8 +5,8 @@ python main.py --is_pretrain --kmeans --pretrain_output     phase 2: clusters of
 python main.py --kmeans                                     fine-tune and test, with against without pre-training
 
 --recipe scpretrain2 for the first two: log-normalised genes, every dataset, few steps from a closed-form start. Its
-checkpoints are tested with the few-label classifier on the same splits, with the encoder against without it: the encoder
-stays as it is, and test cells take part without their labels.
+checkpoints are tested with the few-label classifier on the same splits, with the encoder against without it; the
+encoder stays as it is, and test cells take part without their labels.
 """
 
 import argparse

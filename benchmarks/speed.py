@@ -75,8 +75,21 @@ def measure(corpus: Path, cuda: bool) -> dict[str, float]:
     folder = Path(tempfile.mkdtemp())
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            arguments = ["--data_dir", corpus, "--offline", "--is_pretrain", "--kmeans", "--pt_epoch", "5", "--cache_dir",
-                         folder / "cache", "--save_model", folder / "model.out", "--recipe", "paper"]  # fmt: skip
+            arguments = [
+                "--data_dir",
+                corpus,
+                "--offline",
+                "--is_pretrain",
+                "--kmeans",
+                "--pt_epoch",
+                "5",
+                "--cache_dir",
+                folder / "cache",
+                "--save_model",
+                folder / "model.out",
+                "--recipe",
+                "paper",
+            ]
             code = command.main([str(argument) for argument in arguments] + (["--cuda"] if cuda else []))
     finally:
         shutil.rmtree(folder)

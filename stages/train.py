@@ -53,7 +53,8 @@ def pretrain(
     batch of them; the model is called as model(x, sizes, targets) with x (B, G), the batch's cells per task and their
     targets (n_i, P), and gives the loss. An epoch is `steps` steps over freshly shuffled cells; the shuffling depends
     on `seed` and the epoch alone, so a run resumed from `progress` goes the way of an unbroken one. `schedule` moves on
-    with every step. Training stops after `patience` epochs without a lower loss. Raises ValueError when the loss is no longer finite.
+    with every step. Training stops after `patience` epochs without a lower loss. Raises ValueError when the loss is
+    no longer finite.
     """
     progress = progress or Progress()
     sizes = list(sizes or (task.batch_size(steps) for task in tasks))
