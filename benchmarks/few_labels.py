@@ -130,6 +130,7 @@ def measure(args: argparse.Namespace) -> None:
     if args.quick:
         entries, folds = smallest(entries), 2
         args.seeds, args.network_seeds, args.budgets = 1, 1, ["5", "20"]
+        args.out = args.out / "quick"  # its checkpoints are of other datasets and of few steps
     args.out.mkdir(parents=True, exist_ok=True)
     args.cache_dir = args.cache_dir or args.out / "cache"
     labelled = [entry for entry in entries if entry.labelled]
@@ -254,6 +255,7 @@ def one_phase(args: argparse.Namespace, path: Path, names: list[str], flags: lis
         return
     begin = time.perf_counter()
     flags = [*flags, "--is_pretrain", "--kmeans", "--offline", "--data_dir", str(args.data_dir)]
+    flags += ["--pt_epoch", "1", "--batch_num", "10"] if args.quick else []
     flags += ["--cache_dir", str(args.cache_dir), "--datasets", ",".join(names), "--save_model", str(path)]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
         code = command.main(flags)
