@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import io
 import random
 import sys
 import traceback
@@ -331,14 +330,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def _save(path: Path, content: dict[str, Any]) -> None:
-    """Write a file of torch's whole; through memory, where torch cannot make a RuntimeError of a full disk.
-
-    It makes the same bytes every time, too: torch writes the name of the file it is given into it.
-    """
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    with whole(path) as part:
-        part.write_bytes(buffer.getbuffer())
+    """Write a file of torch's whole, the same bytes for the same content. Raises OSError where the disk is full."""
+    with whole(path) as part, open(part, "wb") as file:  # given a path, torch would write its name into the file
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # what torch makes of a failed write
+            raise OSError(f"is the disk full? {str(error).splitlines()[0]}") from error
 
 
 def load_checkpoint(path: Path, *, gene_list: Path | None = None) -> Checkpoint:

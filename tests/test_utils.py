@@ -232,9 +232,9 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_state(checkpoint, tmp_pat
     save_checkpoint(path, checkpoint)
     utils.save_state(state, {"identity": "x"})
     checkpoint.phase = 3
-    for name in ("write_bytes", "replace"):
+    for place, name in ((torch, "save"), (os, "replace")):
         with monkeypatch.context() as patch:
-            patch.setattr(*((Path, name, full) if name == "write_bytes" else (os, name, full)))
+            patch.setattr(place, name, full)
             with pytest.raises(OSError, match="intact"):
                 save_checkpoint(path, checkpoint)
             with pytest.raises(OSError, match="intact"):
