@@ -80,23 +80,27 @@ def rotate(points: csr_matrix) -> np.ndarray:
     The Cholesky factor L of the Gram matrix of the centred points has the inner products of the points themselves,
     so k-means sees the same geometry; a diagonal 1e-9 of the mean one makes room for cells that are equal.
     """
-    points = points.tocsc()
-    cells = points.shape[0]
-    gram = np.zeros((cells, cells), order="F")  # its lower triangle; the upper one stays zero
+    try:
+        points = cholesky(_gram(points), lower=True, overwrite_a=True, check_finite=False)
+    except np.linalg.LinAlgError:  # many equal cells: float32 sums left a slightly negative eigenvalue
+        values, vectors = np.linalg.eigh(_gram(points), UPLO="L")
+        points = vectors * np.sqrt(np.clip(values, 0, None))
+    return points.astype(np.float32)
+
+
+def _gram(points: csr_matrix) -> np.ndarray:
+    """The lower triangle of the inner products (N, N) of the centred points (N, D), its diagonal raised a little."""
+    columns, cells = points.tocsc(), points.shape[0]
+    gram = np.zeros((cells, cells), order="F")  # the upper triangle is of no account
     for start in range(0, points.shape[1], 2048):
-        block = points[:, start : start + 2048].toarray(order="F").astype(np.float32, copy=False)  # (N, 2048)
+        block = columns[:, start : start + 2048].toarray(order="F").astype(np.float32, copy=False)  # (N, 2048)
         gram += ssyrk(1.0, block, lower=1)  # each block in float32, the sum over blocks in float64
-    del points, block  # a second (N, N) follows
     diagonal = np.arange(cells)
     mean = (gram.sum(axis=0) + gram.sum(axis=1) - gram[diagonal, diagonal]) / cells  # row means of the whole matrix
     gram -= (mean - mean.mean())[:, None]
     gram -= mean[None, :]
     gram[diagonal, diagonal] += 1e-9 * gram[diagonal, diagonal].mean() + np.finfo(np.float32).tiny
-    try:
-        return cholesky(gram, lower=True, check_finite=False).astype(np.float32)
-    except np.linalg.LinAlgError:  # many equal cells: float32 sums left a slightly negative eigenvalue
-        values, vectors = np.linalg.eigh(gram, UPLO="L")
-        return (vectors * np.sqrt(np.clip(values, 0, None))).astype(np.float32)
+    return gram
 
 
 def lloyd(points: RowsOnDevice, sizes: tuple[int, ...], *, seed: int = 0, batch: int = 8192) -> torch.Tensor:
