@@ -9,7 +9,8 @@ RECIPE ?= paper
 BIN := $(CURDIR)/$(VENV)/bin
 FLAGS := --data_dir $(DEMO)/corpus --offline --figs $(DEMO)/figs \
 	--pretrained_model $(DEMO)/pretrain/scPretrain.out --save_model $(DEMO)/pretrain/scPretrain.out \
-	--save_result $(DEMO)/results/result.out
+	--save_result $(DEMO)/results/result.out \
+	$(if $(QUICK),--pt_epoch 20 --ft_epoch 60 --format png --dpi 100)
 
 .PHONY: demo test clean
 
@@ -27,7 +28,7 @@ demo: $(VENV)/.run
 	$(BIN)/python -m stages.simulate $(DEMO)/corpus $(if $(QUICK),--quick)
 	$(BIN)/python main.py $(FLAGS) --is_pretrain --kmeans --recipe $(RECIPE)
 	$(BIN)/python main.py $(FLAGS) --is_pretrain --kmeans --pretrain_output --recipe $(RECIPE)
-	$(BIN)/python main.py $(FLAGS) --kmeans $(if $(QUICK),--ft_epoch 60)
+	$(BIN)/python main.py $(FLAGS) --kmeans
 	$(BIN)/python rf_svm_lr.py $(FLAGS) $(if $(QUICK),--clf lr)
 	$(BIN)/python clus.py $(FLAGS)
 	$(BIN)/python fig.py $(FLAGS)
