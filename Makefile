@@ -1,5 +1,5 @@
 # make demo          environment, install, the whole pipeline on the built-in simulated corpus
-# make demo QUICK=1  the same on a smaller corpus (RECIPE=scpretrain2: with the other recipe)
+# make demo QUICK=1  the same on a smaller corpus, without UMAP pictures (RECIPE=scpretrain2: with the other recipe)
 # make test          environment, ruff, pytest
 PYTHON ?= python3
 VENV := .venv
@@ -30,11 +30,11 @@ demo: $(VENV)/.run
 	$(BIN)/python main.py $(FLAGS) --is_pretrain --kmeans --pretrain_output --recipe $(RECIPE)
 	$(BIN)/python main.py $(FLAGS) --kmeans
 	$(BIN)/python rf_svm_lr.py $(FLAGS) $(if $(QUICK),--clf lr)
-	$(BIN)/python clus.py $(FLAGS)
+	$(BIN)/python clus.py $(FLAGS) $(if $(QUICK),--umap none)
 	$(BIN)/python fig.py $(FLAGS)
 	@echo "corpus: $(DEMO)/corpus   checkpoint: $(DEMO)/pretrain   tables: $(DEMO)/results"
 	@echo "figures to look at first:"
-	@ls $(DEMO)/figs/summary.png $(DEMO)/figs/*_both.png
+	@ls $(DEMO)/figs/summary.png $(DEMO)/figs/nn_macro_f1.png $(if $(QUICK),,$(DEMO)/figs/*_both.png)
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
