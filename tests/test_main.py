@@ -584,7 +584,7 @@ def test_without_the_ortholog_table_a_warning_counts_the_unmatched(run, corpus, 
 def test_a_full_disk_while_pre_training_leaves_the_earlier_checkpoint(pretrained, tmp_path, monkeypatch, capsys):
     before = (tmp_path / "model.out").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(torch, "save", full)
         code = pretrained("--is_pretrain", "--kmeans", "--seed", 1)
     refused(capsys, code, "model.out.state could not be written .No space left.*intact")
     assert (tmp_path / "model.out").read_bytes() == before
