@@ -231,7 +231,7 @@ def gene_names(entries: Sequence[Entry], table: dict[str, str], **values: object
 
     `values` (layer, use_raw) are the reader's. Raises ValueError for names that are not gene symbols.
     """
-    named, unmatched, human = [], 0, 0
+    named = []
     for entry in entries:
         with open_rows(entry.path, name=entry.name, **reader_options(entry.path, **values)) as rows:
             genes = rows.genes
@@ -242,11 +242,8 @@ def gene_names(entries: Sequence[Entry], table: dict[str, str], **values: object
                 f"{entry.name}: taken as {species}, from the case of its gene symbols ({share:.0%} agree); "
                 "--species overrides"
             )
-        names = align.shared_names(genes, entry.species, table)
-        if entry.species == "human" and not table:
-            human += len(genes)
-        named.append(Names(entry, names))
-    if human and {names.entry.species for names in named} == {"human", "mouse"}:
+        named.append(Names(entry, align.shared_names(genes, entry.species, table)))
+    if not table and {names.entry.species for names in named} == {"human", "mouse"}:
         mouse = set().union(*(names.genes for names in named if names.entry.species == "mouse"))
         genes = set().union(*(names.genes for names in named if names.entry.species == "human"))
         unmatched = len(genes - mouse)

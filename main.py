@@ -27,6 +27,11 @@ from stages.files import fingerprint
 # What the encoder of a recipe sees: log1p of the counts, taken batch by batch, or values log-normalised beforehand.
 INPUT = {"paper": {}, "scpretrain2": {"normalise": data.log_normalised, "recipe": "log1p_cp10k"}}
 
+# What a checkpoint, or a result, depends on; the network's flags are those of the paper recipe.
+PRETRAIN_FLAGS = ("avg_cluster_num", "batch_num", "pt_lr", "pt_patience", "hid", "seed", "kmeans", "pca_pt", "pca_dim")
+NETWORK_FLAGS = ("ft_epoch", "ft_lr", "ft_batch_size", "patience", "pca_ft", "pca_dim", "hid")
+TEST_FLAGS = ("per_train", "per_val", "max_tr_num", "label_key", "layer", "use_raw", "species")
+
 # scpretrain2: steps are few, as the encoder starts in closed form
 POINTS = 50  # principal components that are clustered in phase 1
 EPOCHS = {1: 4, 2: 2}  # at most, of --batch_num steps; phase 1, phase 2
@@ -129,20 +134,7 @@ def pretrain(args: argparse.Namespace, device: torch.device) -> None:
         for names, matrix, targets in zip(named, matrices, labels, strict=True)
     ]
 
-    settings = {
-        name: getattr(args, name)
-        for name in (
-            "avg_cluster_num",
-            "batch_num",
-            "pt_lr",
-            "pt_patience",
-            "hid",
-            "seed",
-            "kmeans",
-            "pca_pt",
-            "pca_dim",
-        )
-    }
+    settings = utils.flags(args, PRETRAIN_FLAGS)
     identity = fingerprint(
         args.recipe,
         settings,
@@ -154,7 +146,10 @@ def pretrain(args: argparse.Namespace, device: torch.device) -> None:
     )
     progress = train_with_state(model, tasks, optimizer, args, identity, **how)
 
-    encoder = (model.encoder if args.pca_pt else model).folded() if args.pca_pt or not paper else model.encoder
+    if not paper:
+        encoder = model.folded()
+    else:
+        encoder = model.encoder.folded() if args.pca_pt else model.encoder
     phase = start.phase + 1 if start else 1
     utils.save_checkpoint(
         args.save_model,
@@ -388,29 +383,11 @@ def run_identity(
     entry: data.Entry, arm: str, checkpoint: utils.Checkpoint, table_hash: str, args: argparse.Namespace
 ) -> str:
     """A hash of all that a result depends on, but for its seed: a result made otherwise is made again."""
-    settings = {
-        name: getattr(args, name)
-        for name in (
-            "ft_epoch",
-            "ft_lr",
-            "ft_batch_size",
-            "per_train",
-            "per_val",
-            "patience",
-            "max_tr_num",
-            "pca_ft",
-            "pca_dim",
-            "hid",
-            "label_key",
-            "layer",
-            "use_raw",
-            "species",
-        )
-    }
     weights = checkpoint.identity() if arm == utils.ARMS[0] else None
-    if checkpoint.recipe != "paper":
-        settings = utils.flags(args, ("per_train", "per_val", "max_tr_num", "label_key", "layer", "use_raw", "species"))
-        settings["recipe"] = checkpoint.recipe
+    if checkpoint.recipe == "paper":
+        settings = utils.flags(args, (*NETWORK_FLAGS, *TEST_FLAGS))
+    else:
+        settings = utils.flags(args, TEST_FLAGS) | {"recipe": checkpoint.recipe}
     names = None if entry.species == "mouse" else table_hash  # mouse genes need no ortholog table
     return fingerprint("finetune", settings, weights, entry.species, names, data.stamp_of(entry.path))
 
