@@ -216,13 +216,13 @@ def _from_query(query: Source, log: csr_matrix, embedding: np.ndarray, labels: n
     few = evenly(labels, MANY, rng)
     strength = classify.choose_strength(features[few], labels[few], seed)
     model = classify.self_train(features, labels, strength)
-    made.classify = lambda f, _: _spread(model, f, types)
+    made.classify = lambda f, _: _of_model(model, f, types)
     rest = np.flatnonzero(labels < 0)
     rest = rng.choice(rest, OUT_OF_FOLD, replace=False) if len(rest) > OUT_OF_FOLD else rest
     some = np.sort(np.concatenate([evenly(labels, OUT_OF_FOLD, rng), rest]))
 
     def again(labels: np.ndarray) -> np.ndarray:
-        return _spread(classify.self_train(features[some], labels, strength), features[some], types)
+        return _of_model(classify.self_train(features[some], labels, strength), features[some], types)
 
     probabilities = made.classify(features, None)
     _calibrate(made, again, labels[some], probabilities.mean(axis=0), seed)
@@ -383,15 +383,11 @@ def _calibrate(labeller: Labeller, again, labels: np.ndarray, shares: np.ndarray
 
 def _of_logits(logits: np.ndarray, present: np.ndarray, types: int) -> np.ndarray:
     """Probabilities (B, L) from logits of the types that are present (B, L')."""
-    out = np.zeros((len(logits), types))
-    out[:, present] = softmax(logits, axis=1)
-    return out
+    return classify.spread(softmax(logits, axis=1), present, types)
 
 
-def _spread(model: LogisticRegression, x, types: int) -> np.ndarray:
-    out = np.zeros((x.shape[0], types))
-    out[:, model.classes_] = model.predict_proba(x)
-    return out
+def _of_model(model: LogisticRegression, x: np.ndarray, types: int) -> np.ndarray:
+    return classify.spread(model.predict_proba(x), model.classes_, types)
 
 
 # -- what follows for the cells together ----------------------------------------------------------------

@@ -118,13 +118,14 @@ class Fitted:
 
     def predict(self, log_genes: csr_matrix, encoder_features: np.ndarray | None = None) -> np.ndarray:
         """Probabilities (N, L) of any block of cells whose columns are those of the fitted cells."""
-        return _spread(self.model.predict_proba(self.features(log_genes, encoder_features)), self)
+        found = self.model.predict_proba(self.features(log_genes, encoder_features))
+        return spread(found, self.classes, self.n_classes)
 
 
-def _spread(found: np.ndarray, fitted: Fitted) -> np.ndarray:
-    """Probabilities of the types seen, put beside zeros for the others: (N, L)."""
-    probabilities = np.zeros((len(found), fitted.n_classes))
-    probabilities[:, fitted.classes] = found
+def spread(found: np.ndarray, classes: np.ndarray, types: int) -> np.ndarray:
+    """Probabilities (N, L) of all types, from those (N, L') of the `classes` (L',) that a classifier has seen."""
+    probabilities = np.zeros((len(found), types))
+    probabilities[:, classes] = found
     return probabilities
 
 
