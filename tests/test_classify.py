@@ -113,6 +113,17 @@ def test_the_believed_cells_of_a_type_weigh_like_its_labelled_ones(monkeypatch):
             assert weights[9:][y[9:] == kind].sum() == pytest.approx(3)  # labelled cells of the average type
 
 
+def test_guesses_lean_towards_the_types_that_are_common_here(monkeypatch):
+    rng = np.random.default_rng(0)
+    places = np.repeat([-1.0, 1.0, -1.0, 1.0, 0.0], [5, 5, 200, 20, 40])
+    f = np.column_stack([places, np.zeros(len(places))]) + rng.normal(0, 0.4, (len(places), 2))
+    labels = np.repeat([0, 1, -1], [5, 5, 260])
+    between = np.zeros((1, 2))
+    tilted = classify.self_train(f, labels, 1.0).predict_proba(between)[0, 0]
+    monkeypatch.setattr(classify, "TILT", 0)
+    assert tilted > classify.self_train(f, labels, 1.0).predict_proba(between)[0, 0]
+
+
 def test_a_strength_is_chosen_where_cells_can_be_held_out():
     x, types = world()
     assert classify.choose_strength(x.toarray(), types, seed=0) in classify.STRENGTHS
