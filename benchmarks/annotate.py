@@ -28,7 +28,8 @@ sys.path.insert(0, str(ROOT))
 import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
-from scipy.sparse import csr_matrix  # noqa: E402
+from few_labels import rotated  # noqa: E402
+from scipy.sparse import csr_matrix, vstack  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 from sklearn.metrics import f1_score, roc_auc_score  # noqa: E402
 from sklearn.neighbors import NearestCentroid, NearestNeighbors  # noqa: E402
@@ -37,7 +38,8 @@ from sklearn.svm import LinearSVC  # noqa: E402
 import annotate as command  # noqa: E402
 import data_loader as data  # noqa: E402
 import query as q  # noqa: E402
-from stages import align, normalize, pca, write_h5ad  # noqa: E402
+import utils  # noqa: E402
+from stages import align, confidence, normalize, pca, write_h5ad  # noqa: E402
 from stages.read import read  # noqa: E402
 
 PAIRS = (
@@ -194,18 +196,24 @@ def few(args) -> list[dict]:
     return rows
 
 
-def opened(args, path: Path, labels_of, error=None):
-    """A fitted labeller of one masked file, with the pieces of the command."""
+def learnt(args, path: Path, encoder: Path):
+    """What the command learns from one file before it labels the first cell, with --unknown 0.05."""
     table = data.orthologs(args.data_dir, offline=True)
     with contextlib.redirect_stdout(io.StringIO()), q.open_source(path, table) as source:
+        if not encoder.exists():  # made without labels: the same whatever type is left out
+            utils.save_checkpoint(encoder, command.pretrain_here([source], 0, print))
         return command.learn_from(
-            source, [], args.pretrained_model, label_key="cell_type", unlabeled=["Unknown"], embed_only=False,
-            unknown=error, seed=0, force=True, say=lambda sentence: None,
-        )  # fmt: skip
+            source, [], encoder, label_key="cell_type", unlabeled=["Unknown"], embed_only=False,
+            unknown=0.05, seed=0, force=True,
+        ).labeller  # fmt: skip
 
 
 def unknown(args) -> list[dict]:
-    """One type loses all its labels, 20 a type remain: are its cells the strange ones? Means over a set's types."""
+    """One type loses all its labels, 20 a type remain: are its cells the strange ones? Means over a set's types.
+
+    Beside it the highest probability of logistic regression, on genes and on 50 components, and the distance to the
+    nearest labelled cell in these. The calibration error is that of the cells whose type is known.
+    """
     rows = []
     for name in labelled(args):
         cells = usable(read(args.data_dir / f"{name}.h5"))
@@ -213,30 +221,37 @@ def unknown(args) -> list[dict]:
         if len(types) < 3:
             continue
         keep = draw(cells.labels, 20, 0)
+        test = np.setdiff1d(np.arange(len(cells.labels)), keep)
         log = normalize.to_log1p(cells.counts, normalize.detect(cells.counts))
         points = pca.project(log, *pca.components(log, 50))
         found = []
-        for gone in types:
-            rest = keep[cells.labels[keep] != gone]
-            test = np.setdiff1d(np.arange(len(cells.labels)), keep)
-            new = (cells.labels[test] == gone).astype(int)
-            with tempfile.TemporaryDirectory() as folder:
-                work = opened(args, masked(cells, rest, Path(folder) / "in.h5ad"), None, 0.05)
-            model = work.labeller
-            scores = np.full(len(cells.labels), np.inf)
-            strange = np.ones(len(cells.labels), bool)
-            averaged = model.averaged
-            scores[model.rows] = model.unknown.score(averaged, model.probabilities)
-            strange[model.rows] = model.strange
-            lr = LogisticRegression(max_iter=300).fit(points[rest], cells.labels[rest].astype(str))
-            near = NearestNeighbors(n_neighbors=1).fit(points[rest]).kneighbors(points[test])[0][:, 0]
-            known = new == 0
-            found.append(
-                {"annotate": roc_auc_score(new, scores[test]),
-                 "max LR": roc_auc_score(new, -lr.predict_proba(points[test]).max(axis=1)),
-                 "PC distance": roc_auc_score(new, near),
-                 "known flagged": strange[test][known].mean(), "unknown found": strange[test][~known].mean()}
-            )  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            encoder = args.pretrained_model or Path(folder) / "encoder.out"
+            for gone in types:
+                rest = keep[cells.labels[keep] != gone]
+                new = (cells.labels[test] == gone).astype(int)
+                model = learnt(args, masked(cells, rest, Path(folder) / "in.h5ad"), encoder)
+                scores = np.full(len(cells.labels), np.inf)  # an empty cell is as strange as can be
+                strange = np.ones(len(cells.labels), bool)
+                scores[model.rows] = model.unknown.score(model.averaged, model.probabilities)
+                strange[model.rows] = model.strange
+                labels = cells.labels[rest].astype(str)
+                sure = {}
+                for words, a, b in (("genes", *rotated(log, rest, test)), ("PCs", points[rest], points[test])):
+                    sure[words] = LogisticRegression(max_iter=300).fit(a, labels).predict_proba(b).max(axis=1)
+                near = NearestNeighbors(n_neighbors=1).fit(points[rest]).kneighbors(points[test])[0][:, 0]
+                known = new == 0
+                place = {kind: i for i, kind in enumerate(model.classes)}
+                truth = np.full(len(cells.labels), -1)
+                truth[test[known]] = [place[kind] for kind in cells.labels[test[known]].astype(str)]
+                found.append(
+                    {"annotate": roc_auc_score(new, scores[test]),
+                     "max LR, genes": roc_auc_score(new, -sure["genes"]),
+                     "max LR, PCs": roc_auc_score(new, -sure["PCs"]),
+                     "PC distance": roc_auc_score(new, near),
+                     "calibration error": confidence.ece(model.probabilities, truth[model.rows]),
+                     "known flagged": strange[test][known].mean(), "unknown found": strange[test][~known].mean()}
+                )  # fmt: skip
         rows.append({"dataset": name, "types": len(types)} | pd.DataFrame(found).mean().to_dict())
         print(json.dumps(rows[-1]), flush=True)
     return rows
@@ -288,16 +303,13 @@ def simulated(path: Path, cells: int, genes: int, detected: int, gzip: bool) -> 
     def parts():
         for start in range(0, cells, block):
             mine = kinds[start : start + block]
-            whole = csr_matrix((0, genes), dtype=np.float32)
             pieces, order = [], []
             for kind in range(types):
                 rows = np.flatnonzero(mine == kind)
                 pieces.append(blocks[kind][rng.integers(blocks[kind].shape[0], size=len(rows))])
                 order.append(rows)
-            from scipy.sparse import vstack
-
             whole = vstack(pieces, format="csr")[np.argsort(np.concatenate(order))]
-            whole.data = np.maximum(rng.binomial(whole.data.astype(int), 0.9), 0).astype(np.float32)
+            whole.data = rng.binomial(whole.data.astype(int), 0.9).astype(np.float32)
             whole.eliminate_zeros()
             yield start, whole
 
