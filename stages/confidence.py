@@ -13,10 +13,8 @@ from sklearn.neighbors import NearestNeighbors
 AXES = 50  # principal axes the distances are measured in
 NEIGHBOURS = 15  # cells a score is averaged over: unknown cells come in groups
 REFERENCE = 5_000  # cells that serve as neighbours of a block: 15 of them are a group of 0.3 % of the query
-ENTROPY, ENTROPY_FOREIGN = (
-    0.5,
-    2.0,
-)  # weight of the classifier's doubt beside the distance; distances travel less well
+ENTROPY = 0.5  # weight of the classifier's doubt beside the distance
+ENTROPY_FOREIGN = 2.0  # the same for labels from other datasets: distances travel less well
 PRIOR_TEMPERATURE, PRIOR_STRENGTH = 0.8, 2.0  # a few labels say little: log T is pulled there as by 2 cells
 
 
@@ -26,8 +24,8 @@ PRIOR_TEMPERATURE, PRIOR_STRENGTH = 0.8, 2.0  # a few labels say little: log T i
 def ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error of the called type: mean |confidence - accuracy| over equally wide bins.
 
-    probabilities (N, L) that sum to 1, labels (N,) int; cells with label -1 do not count. NaN without
-    labelled cells.
+    probabilities: (N, L), each cell's sum to 1. labels: (N,) int; cells with label -1 do not count.
+    NaN where no cell has a label.
     """
     rows = np.flatnonzero(labels >= 0)
     if not len(rows):
@@ -56,12 +54,10 @@ def out_of_fold(
     n_folds: int = 5,
     seed: int = 0,
 ) -> np.ndarray:
-    """Probabilities of each labelled cell by a classifier that was not told its label: (N, L), NaN where
-    there is none.
+    """What a classifier that was not told its label says of each labelled cell: (N, L), NaN for other cells.
 
-    predict: handed labels (N,) with some set back to -1, returns (N, L); the whole recipe, self-training and
-    all,
-        for a classifier judged by cells it has met is always too sure.
+    predict: handed labels (N,) with some set back to -1, returns probabilities (N, L). It is the whole
+        recipe, self-training included: judged by cells it has met, a classifier is always too sure.
     """
     held = np.full((len(labels), n_types), np.nan)
     fold = folds(labels, n_folds, seed)
@@ -72,15 +68,13 @@ def out_of_fold(
 
 
 def fit_temperature(held: np.ndarray, labels: np.ndarray, shares: np.ndarray | None = None) -> float:
-    """The temperature T under which softmax(log p / T) fits held-out labelled cells best; 1 leaves p as it
-    is.
+    """The temperature T under which softmax(log p / T) fits held-out labelled cells best; 1 leaves p as it is.
 
     Args:
         held: (N, L) from `out_of_fold`; rows of NaN do not count.
         labels: (N,) int, -1 for none.
-        shares: (L,) the share of each type among the cells to be called (the mean prediction): labelled cells
-        are
-            picked by type, the calls are not. None: every labelled cell counts the same.
+        shares: (L,) the share of each type among the cells to be called (the mean prediction), for labelled
+            cells are picked by type and the others are not. None: every labelled cell counts the same.
     """
     rows = np.flatnonzero((labels >= 0) & np.isfinite(held).all(1))
     if not len(rows):
@@ -120,9 +114,7 @@ class Unknown:
 
     middle: np.ndarray  # (D,)
     axes: np.ndarray  # (D, A)
-    types: tuple[
-        np.ndarray, np.ndarray, np.ndarray
-    ]  # centres (L, A), labelled cells of each (L,), precision root (A, A)
+    types: tuple[np.ndarray, np.ndarray, np.ndarray]  # centres (L, A), their cells (L,), precision root (A, A)
     overall: tuple[np.ndarray, np.ndarray]  # centre (1, A), precision root (A, A)
     rows: np.ndarray  # (R,) reference cells, as rows of what the object was fitted on
     points: np.ndarray  # (R, A) of these
@@ -158,24 +150,19 @@ def fit_unknown(
     """Measure how strange each cell is, and the score that about `error` of the known cells exceed.
 
     A cell is strange when it is far from the nearest type (Mahalanobis, one shrunk covariance within types)
-    for how
-    unusual it is anyway (the same under the covariance of all cells): the ratio of the two, averaged over its
-    neighbours,
-    and the classifier's entropy, averaged likewise. The threshold comes from labelled cells scored without
-    their label.
-    Where the labels are from other datasets than the query, known cells score higher than the labelled ones
-    do; median and
-    spread of the query's scores are matched then, which supposes that most of its cells are of known types.
+    for how unusual it is anyway (the same under the covariance of all cells): the ratio of the two, averaged
+    over its neighbours, and the classifier's entropy, averaged likewise. The threshold comes from labelled
+    cells scored without their label. Where the labels are from other datasets than the query, known cells
+    score higher than the labelled ones do; median and spread of the query's scores are matched then, which
+    supposes that most of its cells are of known types.
 
     Args:
         features: (N, D) neighbour-averaged features of labelled and unlabelled cells together; of a large
-        query a sample
-            of 20,000 cells or so does, `Unknown.score` takes the rest in blocks.
+            query a sample of 20,000 cells or so does, `Unknown.score` takes the rest in blocks.
         probabilities: (N, L) of the classifier, calibrated.
         labels: (N,) int below L, -1 for none.
-        foreign: (N,) bool, cells from other datasets than the labelled ones (the query of a --reference);
-        None: no cell.
-            Features should have been centred gene by gene within each dataset.
+        foreign: (N,) bool, cells from other datasets than the labelled ones (the query of a --reference),
+            with features centred gene by gene within each dataset; None: no cell is.
         error: the share of known cells that may be called Unknown.
     Returns:
         the fitted object, and the scores (N,) of the cells it was fitted on.
@@ -220,17 +207,13 @@ def fit_unknown(
 
 
 def within_dataset(points: np.ndarray, types: tuple) -> tuple[np.ndarray, np.ndarray, tuple]:
-    """Of cells of one origin: the distance ratio (N,), neighbours (N, K), the cell itself among them, and the
-    spread of all.
-    """
+    """Of cells of one origin: distance ratio (N,), neighbours (N, K) with itself, and the spread of all."""
     overall = gaussian_overall(points)
     return distance_ratio(points, types, overall), neighbours(points, points, NEIGHBOURS), overall
 
 
 def matched(threshold: float, held: np.ndarray, weight: np.ndarray, scores: np.ndarray) -> float:
-    """The threshold moved to where it stands in the scores of another dataset: same median, at least the same
-    spread.
-    """
+    """The threshold as it stands among another dataset's scores: same median, at least the same spread."""
     if not np.isfinite(threshold):
         return threshold
     order = np.argsort(held)
@@ -248,8 +231,7 @@ def combine(ratio: np.ndarray, doubt: np.ndarray, entropy_weight: float) -> np.n
 def tail(scores: np.ndarray, weight: np.ndarray, error: float) -> float:
     """The score that a share `error` of known cells exceeds: inf when there are too few (5 or less) to say.
 
-    The larger of the weighted conformal quantile and a normal tail, which alone speaks when 1/error cells are
-    not there.
+    The larger of the weighted conformal quantile (below 1/error cells: the highest score) and a normal tail.
     """
     if len(scores) < 6:
         return float("inf")
@@ -300,9 +282,7 @@ def precision_root(covariance: np.ndarray) -> np.ndarray:
 def distance_ratio(points: np.ndarray, types: tuple, overall: tuple) -> np.ndarray:
     """Squared distance to the nearest type over that to the middle of all cells: (B, A) -> (B,)."""
     centres, count, root = types
-    near = squared(points @ root, centres @ root) / (
-        1 + 1 / count
-    )  # (B, L); a centre of few labels is itself uncertain
+    near = squared(points @ root, centres @ root) / (1 + 1 / count)  # (B, L); few labels: an uncertain centre
     middle, overall_root = overall
     return near.min(1) / (1 + squared(points @ overall_root, middle @ overall_root)[:, 0])
 
