@@ -19,7 +19,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, s
 import data_loader as data
 import utils
 from model import embed_counts
-from stages import align, pca, plot, score
+from stages import align, layout, pca, plot, score
 from stages.files import fingerprint
 
 SEEDS = 10  # k-means runs of a dataset, as published
@@ -138,24 +138,11 @@ def entry_to_draw(entries: Sequence[data.Entry], name: str | None, results) -> d
     return by_name[cells.idxmax()]
 
 
-def layout(points: np.ndarray, seed: int) -> np.ndarray:
-    """UMAP of all cells: points (N, D) to (N, 2) with the usual settings (15 neighbours, minimal distance 0.1)."""
-    from umap import UMAP  # here, because it takes seconds to load
-
-    if len(points) < 4:
-        raise ValueError(f"{len(points)} cells are too few for a UMAP picture; name another dataset with --umap")
-    start = "spectral" if len(points) > 20 else "random"  # few cells have no spectrum to start from
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a seed means one thread; a graph in pieces is laid out all the same
-        umap = UMAP(n_neighbors=min(15, len(points) - 1), init=start, random_state=seed, n_jobs=1)
-        return umap.fit_transform(points)
-
-
 def draw(dataset: data.Prepared, arms: dict[str, np.ndarray], args: argparse.Namespace) -> list[Path]:
     """NAME_pretrain, NAME_without and NAME_both, in every format asked for; returns the files."""
     name, labels, classes = dataset.names.entry.name, dataset.types.labels, dataset.types.classes
     print(f"UMAP of {name}: {len(labels):,} cells, both arms")
-    layouts = {arm: layout(points, args.seed) for arm, points in arms.items()}
+    layouts = {arm: layout.umap(points, args.seed) for arm, points in arms.items()}
     with rc_context(plot.STYLE):
         written = []
         pictures = {"pretrain": utils.ARMS[:1], "without": utils.ARMS[1:], "both": utils.ARMS}

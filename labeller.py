@@ -15,7 +15,7 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
 from query import Source
-from stages import align, classify, confidence, consensus
+from stages import align, classify, confidence, consensus, layout
 from stages.product import product
 
 FIT = 20_000  # query cells that are learnt from together; the rest is labelled block by block
@@ -397,15 +397,5 @@ def over_cluster(labeller: Labeller, seed: int) -> np.ndarray:
 
 
 def lay_out(features: np.ndarray, seed: int) -> np.ndarray:
-    """UMAP coordinates (M, 2) of cells (M, D); a line or a point where there are too few for a map."""
-    if len(features) < 5:
-        return np.column_stack([np.arange(len(features)), np.zeros(len(features))]).astype(np.float32)
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the seed, which costs it its threads
-        from umap import UMAP
-
-        start = "spectral" if len(features) > 50 else "random"
-        neighbours = min(15, len(features) - 1)
-        return UMAP(n_neighbors=neighbours, init=start, random_state=seed, n_jobs=1).fit_transform(features)
+    """UMAP coordinates (M, 2) of cells (M, D)."""
+    return layout.umap(features, seed)

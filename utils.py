@@ -18,7 +18,7 @@ from model import Encoder
 from stages.files import fingerprint, whole
 
 ARMS = ("scPretrain", "Without pretraining")
-RECIPES = ("paper", "scpretrain2")
+RECIPES = ("scpretrain2", "paper")  # the first is the default
 CHECKPOINT_FORMAT, CHECKPOINT_VERSION = "scpretrain-checkpoint", 1
 RESULT_COLUMNS = [
     "dataset",
@@ -101,9 +101,9 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     pre.add_argument(
         "--recipe",
         choices=RECIPES,
-        default=RECIPES[0],
-        help="paper: as published; scpretrain2: log-normalised genes, every dataset, few steps from a closed-form "
-        "start (default: %(default)s). Testing goes by the checkpoint's recipe",
+        help="scpretrain2: log-normalised genes, every dataset, few steps from a closed-form start; paper: as "
+        "published (default: scpretrain2; paper where a flag is given that only it has; in phase 2 the checkpoint's). "
+        "Testing goes by the checkpoint's recipe",
     )
     pre.add_argument("--kmeans", action="store_true", help="pseudo-labels by k-means (without it: Ward's tree)")
     pre.add_argument(
@@ -116,24 +116,29 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         type=int,
         default=100,
         metavar="CELLS",
-        help="cells per cluster (default: 100); scpretrain2 always makes 6, 12 and 25 clusters",
+        help="cells per cluster (default: 100); paper only, scpretrain2 makes 6, 12 and 25 clusters",
     )
     pre.add_argument(
         "--pt_epoch",
         type=int,
         default=50,
-        help="at most so many epochs (default: 50); scpretrain2: 4, and 2 in phase 2",
+        help="at most so many epochs (default: 50; scpretrain2: 4, and 2 in phase 2)",
     )
     pre.add_argument("--batch_num", type=int, default=30, help="steps an epoch (default: 30)")
-    pre.add_argument("--pt_lr", type=float, default=1e-4, help="learning rate (default: 1e-4); scpretrain2 has its own")
+    pre.add_argument("--pt_lr", type=float, default=1e-4, help="learning rate (default: 1e-4); paper only")
     pre.add_argument(
-        "--pt_patience", type=int, default=5, help="epochs to wait for a lower loss (default: 5); scpretrain2 does not"
+        "--pt_patience", type=int, default=5, help="epochs to wait for a lower loss (default: 5); paper only"
     )
     pre.add_argument("--hid", type=int, default=200, help="hidden units of the encoder (default: 200)")
-    pre.add_argument("--pca_pt", action="store_true", help="let the encoder see --pca_dim components of the corpus")
+    pre.add_argument(
+        "--pca_pt", action="store_true", help="let the encoder see --pca_dim components of the corpus; paper only"
+    )
     pre.add_argument("--resume", action="store_true", help="go on from the last epoch of an interrupted run")
 
-    fine = parser.add_argument_group("fine-tuning and testing")
+    fine = parser.add_argument_group(
+        "fine-tuning and testing",
+        "--ft_epoch, --ft_lr, --ft_batch_size, --patience and --pca_ft are of the network of a paper checkpoint",
+    )
     fine.add_argument("--ft_epoch", type=int, default=500, help="at most so many epochs (default: 500)")
     fine.add_argument("--ft_lr", type=float, default=0.002, help="learning rate (default: 0.002)")
     fine.add_argument("--ft_batch_size", type=int, default=5000, help="cells a batch (default: 5000)")
@@ -241,6 +246,7 @@ def run(
     `check` takes the place of `check_flags` for a command with flags of its own.
     """
     args = parser.parse_args(argv)
+    args.given = given(parser, args, argv)
     (check or check_flags)(parser, args)
     try:
         command(args)
@@ -258,6 +264,13 @@ def run(
     return 0
 
 
+def given(parser: argparse.ArgumentParser, args: argparse.Namespace, argv: Sequence[str] | None) -> set[str]:
+    """The names of the flags that stand on the command line, whatever their values."""
+    unset = object()
+    probe = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(args), unset)))
+    return {name for name, value in vars(probe).items() if value is not unset}
+
+
 def flags(args: argparse.Namespace, wanted: Sequence[str]) -> dict[str, Any]:
     """The values of some flags, to be handed on as keyword arguments."""
     return {name: getattr(args, name) for name in wanted}
@@ -272,11 +285,8 @@ def command_line(words: str, args: argparse.Namespace) -> str:
 
 def checkpoint_of(args: argparse.Namespace) -> "Checkpoint":
     """The checkpoint a command needs; where there is none, FileNotFoundError with the command that makes it."""
-    if not args.pretrained_model.exists():
-        line = command_line("main.py --is_pretrain --kmeans", args)
-        line = line.replace("--pretrained_model", "--save_model")
-        raise FileNotFoundError(f"there is no checkpoint {args.pretrained_model}; make it with: {line}")
-    return load_checkpoint(args.pretrained_model, gene_list=args.gene_list)
+    line = command_line("main.py --is_pretrain --kmeans", args).replace("--pretrained_model", "--save_model")
+    return load_checkpoint(args.pretrained_model, gene_list=args.gene_list, made_by=line)
 
 
 # -- chance and device ----------------------------------------------------------------
@@ -338,16 +348,15 @@ def _save(path: Path, content: dict[str, Any]) -> None:
             raise OSError(f"is the disk full? {str(error).splitlines()[0]}") from error
 
 
-def load_checkpoint(path: Path, *, gene_list: Path | None = None) -> Checkpoint:
+def load_checkpoint(path: Path, *, gene_list: Path | None = None, made_by: str = "") -> Checkpoint:
     """Open a checkpoint of ours, or a published bare {fc1.weight, fc1.bias} with the genes of `gene_list`.
 
-    Raises FileNotFoundError or ValueError with what to do.
+    Raises FileNotFoundError with the command that makes it (`made_by`), or ValueError, with what to do.
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(
-            f"there is no checkpoint {path}; make one with: python main.py --is_pretrain --kmeans --save_model {path}"
-        )
+        made_by = made_by or f"python main.py --is_pretrain --kmeans --save_model {path}"
+        raise FileNotFoundError(f"there is no checkpoint {path}; make it with: {made_by}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds for a damaged or foreign file

@@ -128,7 +128,7 @@ def test_the_identity_is_that_of_every_weight_and_gene(checkpoint):
 
 
 def test_there_is_no_checkpoint_says_how_to_make_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none.out; make one with: python main.py --is_pretrain"):
+    with pytest.raises(FileNotFoundError, match="none.out; make it with: python main.py --is_pretrain"):
         load_checkpoint(tmp_path / "none.out")
 
 
