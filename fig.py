@@ -26,9 +26,9 @@ METRICS = {
     "ari": "adjusted Rand index",
     "silhouette": "silhouette",
 }
-OF_NETWORK, OF_CLASSIFIER, OF_CLUSTERS = tuple(METRICS)[:5], ("auprc", "auroc"), ("ari", "silhouette")
+OF_MAIN, OF_CLASSIFIER, OF_CLUSTERS = tuple(METRICS)[:5], ("auprc", "auroc"), ("ari", "silhouette")
 METHODS = {
-    "nn": "neural network",
+    "nn": "main.py's classifier",  # a network or the few-label classifier: tables do not say the recipe
     "svm": "linear SVM",
     "rf": "random forest",
     "lr": "logistic regression",
@@ -81,7 +81,7 @@ def command(args: argparse.Namespace) -> None:
 
 def collect(args: argparse.Namespace) -> tuple[list[Panel], dict[str, str]]:
     """The panels that have results, and for each method without any the command that makes them."""
-    sources = [("nn", args.save_result.with_suffix(".csv"), OF_NETWORK, utils.RESULT_COLUMNS, "main.py --kmeans")]
+    sources = [("nn", args.save_result.with_suffix(".csv"), OF_MAIN, utils.RESULT_COLUMNS, "main.py --kmeans")]
     for kind in utils.CLASSIFIERS:
         for tuned in (False, True):
             path = utils.classifier_results(args.save_result, kind, tuned)
@@ -122,8 +122,8 @@ def draw(axis: Axes, panel: Panel, *, title: str = "") -> score.Comparison:
 
 
 def summary(panels: Sequence[Panel]) -> Figure:
-    """Every panel on one page: a row for the network, then a column for each other method."""
-    rows = [of_network] if (of_network := [panel for panel in panels if panel.method == "nn"]) else []
+    """Every panel on one page: a row for main.py, then a column for each other method."""
+    rows = [of_main] if (of_main := [panel for panel in panels if panel.method == "nn"]) else []
     columns = [list(of_one) for method, of_one in groupby(panels, lambda panel: panel.method) if method != "nn"]
     each = -(-len(columns) // max(1, -(-len(columns) // ACROSS)))  # as many in each row
     for start in range(0, len(columns), max(1, each)):

@@ -13,7 +13,7 @@ NAMES = [f"Set_{number}" for number in range(7)]
 
 @pytest.fixture
 def results(tmp_path):
-    """A results folder: the network with three repeats, one classifier, clusters; seven datasets."""
+    """A results folder: main.py with three repeats, one classifier, clusters; seven datasets."""
     rng = np.random.default_rng(0)
     files = [
         (tmp_path / "result.csv", utils.RESULT_COLUMNS, range(3)),
@@ -41,13 +41,13 @@ def panels_of(folder):
 def test_every_panel_and_the_page_are_files_and_what_is_missing_is_named(results, capsys):
     assert draw(results, "--format", "png") == 0
     drawn = {path.name for path in (results / "figs").iterdir()}
-    network = {f"nn_{metric}.png" for metric in ("accuracy", "kappa", "macro_f1", "auprc", "auroc")}
+    of_main = {f"nn_{metric}.png" for metric in ("accuracy", "kappa", "macro_f1", "auprc", "auroc")}
     others = {"svm_auprc.png", "svm_auroc.png", "clus_ari.png", "clus_silhouette.png", "summary.png"}
-    assert drawn == network | others
+    assert drawn == of_main | others
     out = capsys.readouterr().out
     line = f"python rf_svm_lr.py --clf rf --save_result {results / 'result.out'}"
     assert f"no results of random forest yet; make them with: {line}" in out
-    assert "no results of linear SVM" not in out and "no results of neural network" not in out
+    assert "no results of linear SVM" not in out and "no results of main.py's classifier" not in out
 
 
 def test_the_page_comes_in_the_formats_asked_for(results):
