@@ -1,16 +1,16 @@
 # make demo          environment, install, the whole pipeline on the built-in simulated corpus
-# make demo QUICK=1  the same on a smaller corpus, without UMAP pictures (RECIPE=scpretrain2: with the other recipe)
+# make demo QUICK=1  the same on a smaller corpus, without UMAP pictures (RECIPE=paper: with the published recipe)
 # make test          environment, ruff, pytest
 PYTHON ?= python3
 VENV := .venv
 DEMO := demo
 QUICK ?=
-RECIPE ?= paper
+RECIPE ?=
 BIN := $(CURDIR)/$(VENV)/bin
 FLAGS := --data_dir $(DEMO)/corpus --offline --figs $(DEMO)/figs \
 	--pretrained_model $(DEMO)/pretrain/scPretrain.out --save_model $(DEMO)/pretrain/scPretrain.out \
 	--save_result $(DEMO)/results/result.out \
-	$(if $(QUICK),--pt_epoch 20 --ft_epoch 60 --format png --dpi 100)
+	$(if $(QUICK),--format png --dpi 100 $(if $(RECIPE:scpretrain2=),--pt_epoch 20 --ft_epoch 60))
 
 .PHONY: demo test clean
 
@@ -26,8 +26,8 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 demo: $(VENV)/.run
 	rm -rf $(DEMO)
 	$(BIN)/python -m stages.simulate $(DEMO)/corpus $(if $(QUICK),--quick)
-	$(BIN)/python main.py $(FLAGS) --is_pretrain --kmeans --recipe $(RECIPE)
-	$(BIN)/python main.py $(FLAGS) --is_pretrain --kmeans --pretrain_output --recipe $(RECIPE)
+	$(BIN)/python main.py $(FLAGS) --is_pretrain --kmeans $(if $(RECIPE),--recipe $(RECIPE))
+	$(BIN)/python main.py $(FLAGS) --is_pretrain --kmeans --pretrain_output
 	$(BIN)/python main.py $(FLAGS) --kmeans
 	$(BIN)/python rf_svm_lr.py $(FLAGS) $(if $(QUICK),--clf lr)
 	$(BIN)/python clus.py $(FLAGS) $(if $(QUICK),--umap none)

@@ -136,8 +136,8 @@ def test_phase_1_clusters_raw_counts_phase_2_encoder_outputs_of_log1p_and_both_t
 
 def test_fine_tuning_sees_log1p_and_components_of_the_training_cells(pretrained, corpus, monkeypatch):
     fitted, seen = [], []
-    components, finetune = main.pca.components, train.finetune
-    monkeypatch.setattr(main.pca, "components", lambda x, *a, **k: fitted.append(x) or components(x, *a, **k))
+    components, finetune = main.recipes.pca.components, train.finetune
+    monkeypatch.setattr(main.recipes.pca, "components", lambda x, *a, **k: fitted.append(x) or components(x, *a, **k))
     monkeypatch.setattr(train, "finetune", lambda model, *a, **k: seen.append(a) or finetune(model, *a, **k))
     assert pretrained("--datasets", "Mouse_A", "--pca_ft") == 0
     log1p = np.log1p(data.load(data.catalogue(corpus)[0]).counts.toarray())
@@ -347,8 +347,8 @@ def arms(monkeypatch):
     """The (dataset, arm, seed) of every run of test_arm."""
     done, test_arm = [], main.test_arm
 
-    def watch(dataset, arm, checkpoint, parts, seed, *rest):
-        row = test_arm(dataset, arm, checkpoint, parts, seed, *rest)
+    def watch(recipe, dataset, arm, checkpoint, parts, seed, *rest):
+        row = test_arm(recipe, dataset, arm, checkpoint, parts, seed, *rest)
         done.append((dataset.names.entry.name, arm, seed))
         return row
 
@@ -627,7 +627,7 @@ def test_the_second_recipe_runs_from_pre_training_to_the_table(run, tmp_path, ca
     assert first.recipe == "scpretrain2" and first.phase == 1 and len(first.datasets) == 4 and len(first.history) == 3
     assert run(*SECOND, "--pretrain_output") == 0
     second = utils.load_checkpoint(tmp_path / "model.out")
-    assert second.recipe == "scpretrain2" and second.phase == 2 and len(second.history) == 3 + 2
+    assert second.recipe == "scpretrain2" and second.phase == 2 and len(second.history) == 3 + 3
     assert not same(first.encoder.state_dict(), second.encoder.state_dict())
     assert (second.encoder.linear.bias == 0).all()
     assert run() == 0
@@ -651,7 +651,7 @@ def test_the_second_recipe_sees_log_normalised_genes(run, corpus, tmp_path, monk
 def test_the_second_recipe_learns_its_pseudo_labels(run, tmp_path):
     assert run(*SECOND, "--pt_epoch", 50, "--batch_num", 100) == 0
     history = utils.load_checkpoint(tmp_path / "model.out").history
-    assert len(history) == main.EPOCHS[1] and history[-1] < 0.9 * history[0]
+    assert len(history) == 50 and history[-1] < 0.9 * history[0]
 
 
 @pytest.mark.parametrize("phase", [[], ["--pretrain_output"]], ids=["phase 1", "phase 2"])
@@ -693,6 +693,29 @@ def test_flags_of_the_paper_recipe_are_refused_by_the_second(run, capsys, flags)
     assert run(*SECOND) == 0
     assert run(*flags) == 2
     assert "belongs to the paper recipe" in capsys.readouterr().err
+
+
+def test_without_a_recipe_it_is_scpretrain2_and_flags_of_the_paper_recipe_ask_for_that(corpus, tmp_path, capsys):
+    def run(*more):
+        where = ["--data_dir", corpus, "--save_model", tmp_path / "model.out", "--pretrained_model"]
+        few = ["--offline", "--batch_num", 2, "--hid", 8, "--is_pretrain", "--kmeans"]
+        assert main.main([str(word) for word in [*few, *where, tmp_path / "model.out", *more]]) == 0
+        checkpoint = utils.load_checkpoint(tmp_path / "model.out")
+        return checkpoint.recipe, len(checkpoint.history), capsys.readouterr().out
+
+    assert run()[:2] == ("scpretrain2", 4)
+    assert run("--pretrain_output")[:2] == ("scpretrain2", 4 + 2)
+    recipe, _, said = run("--avg_cluster_num", 10, "--pt_epoch", 2)
+    assert recipe == "paper" and "--recipe paper, because of --avg_cluster_num" in said
+    assert run("--pretrain_output", "--pt_epoch", 2)[0] == "paper"  # phase 2 goes by its checkpoint
+    assert "no effect with --recipe scpretrain2: --pt_lr" in run("--recipe", "scpretrain2", "--pt_lr", 0.1)[2]
+
+
+def test_flags_of_a_network_are_said_to_have_no_effect_on_a_checkpoint_without_one(run, capsys):
+    assert run(*SECOND) == 0
+    capsys.readouterr()
+    assert run("--ft_lr", 0.1) == 0
+    assert "which is of scpretrain2: --ft_epoch, --ft_lr" in capsys.readouterr().out
 
 
 def test_values_that_cannot_be_normalised_are_a_line_with_the_dataset(run, corpus, capsys):
