@@ -17,8 +17,9 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from stages import report
 from stages.report import Annotation, marker_dots, marker_genes, render, write_report
+from stages.report.annotation import COLOURS, UNKNOWN_COLOUR
+from stages.report.figures import MOST_LABELS
 
 EVIL = "<script>alert(\"1\")</script> & 'é' 細胞 </script><!--"
 
@@ -187,14 +188,14 @@ def test_counts_of_all_cells_go_before_those_of_the_drawn_ones():
 def test_unknown_comes_last_is_grey_and_lies_beneath():
     given = annotation(n=60, cell_type=np.array(["Unknown"] * 50 + ["alpha"] * 10, dtype=object))
     data = Page(render(given)).data
-    assert data["names"][:2] == ["alpha", "Unknown"] and data["colours"][1] == report.UNKNOWN_COLOUR
+    assert data["names"][:2] == ["alpha", "Unknown"] and data["colours"][1] == UNKNOWN_COLOUR
     assert unpack(data["type"], "<u2").tolist() == [1] * 50 + [0] * 10
 
 
 def test_forty_types_have_forty_colours_on_a_page_without_gaps():
     types = [f"type {k}" for k in range(40)]
     page = Page(render(annotation(n=400, types=types)))
-    assert len(set(page.data["colours"])) == 40 == len(set(report.COLOURS))
+    assert len(set(page.data["colours"])) == 40 == len(set(COLOURS))
     assert np.array(page.data["figures"]["confusion"]["data"][0]["z"]).shape == (40, 40)
     more = Page(render(annotation(n=400, types=[f"type {k}" for k in range(100)])))
     assert len(more.data["colours"]) == 100
@@ -214,8 +215,8 @@ def test_the_heat_map_holds_shares_of_each_existing_label():
 def test_a_heat_map_of_very_many_labels_shows_the_most_frequent_and_says_so():
     given = annotation(n=2_000, known=np.array([f"label {k % 500}" for k in range(2_000)], dtype=object))
     page = Page(render(given))
-    assert len(page.data["figures"]["confusion"]["data"][0]["z"]) == report.MOST_LABELS
-    assert f"shows the {report.MOST_LABELS} most frequent names" in page.text
+    assert len(page.data["figures"]["confusion"]["data"][0]["z"]) == MOST_LABELS
+    assert f"shows the {MOST_LABELS} most frequent names" in page.text
 
 
 @pytest.mark.parametrize("missing", ["umap", "second_choice", "known", "overlap", "clusters", "reliability", "dots"])
@@ -378,10 +379,11 @@ def browser():
 class Visit:
     """A report opened as a user does, from disk, with all it asked for and complained of."""
 
-    def __init__(self, browser, path, given):
+    def __init__(self, browser, path, given, before=""):
         self.asked, self.complaints = [], []
         write_report(path, given)
         self.tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        self.tab.add_init_script(before)
         self.tab.on("request", lambda request: self.asked.append(request.url))
         self.tab.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
         self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -521,9 +523,14 @@ def test_a_narrow_window_needs_no_sideways_scrolling(tab):
     assert tab.evaluate("document.documentElement.scrollWidth") <= 380
 
 
-def test_a_browser_without_webgl_draws_every_nth_cell_and_says_so(browser, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "SCRIPT", report.SCRIPT.replace('getContext("', 'getContext("no-'))
-    visit = Visit(browser, tmp_path / "annotated.html", annotation(n=6_000))
+NO_WEBGL = """const real = HTMLCanvasElement.prototype.getContext;
+HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
+  return kind.includes("webgl") ? null : real.call(this, kind, ...rest);
+};"""
+
+
+def test_a_browser_without_webgl_draws_every_nth_cell_and_says_so(browser, tmp_path):
+    visit = Visit(browser, tmp_path / "annotated.html", annotation(n=6_000), before=NO_WEBGL)
     assert visit.tab.evaluate("scpretrain.points['map-type']") == 3_000
     assert "1 cell in 2 (3,000 of 6,000)" in visit.tab.inner_text("#no-webgl")
     visit.close()
