@@ -140,6 +140,7 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
             stack.enter_context(q.open_source(path, table, species=args.reference_species, force=args.force))
             for path in args.reference
         ]
+        q.translate([cells, *references], table)
         work = learn_from(
             cells, references, args.pretrained_model, label_key=args.label_key, unlabeled=args.unlabeled,
             embed_only=args.embed_only, unknown=args.unknown, seed=args.seed, force=args.force,
@@ -372,6 +373,7 @@ def annotate(
     cells = of_adata(adata, "adata", table, species=species, values=values, force=force, say=say)
     q.refuse_cells(cells)
     sources = [of_adata(one, f"reference {i}", table, force=force, say=say) for i, one in enumerate(others, 1)]
+    q.translate([cells, *sources], table, say)
     work = learn_from(
         cells, sources, None if pretrained_model is None else Path(pretrained_model), label_key=label_key,
         unlabeled=unlabeled, embed_only=embed_only, unknown=unknown, seed=seed, force=force, say=say,

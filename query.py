@@ -15,6 +15,7 @@ from stages.read import (
     Cells,
     RowBlocks,
     Unreadable,
+    ensembl_ids,
     gene_symbols,
     kind_of_names,
     matrices,
@@ -176,10 +177,7 @@ def decide(
             f"leave --species out, or say {told}, unless you are sure"
         )
     refuse_names(rows, genes, force, source)
-    names = align.shared_names(genes, source.species, table)
-    names = ["" if not gene.strip() else name for gene, name in zip(genes, names, strict=True)]
-    source.columns = np.array([column for column, name in enumerate(names) if name], dtype=np.int64)
-    source.genes = [names[column] for column in source.columns]
+    names_of(source, table)
     say(f"{rows.name}: {rows.n_cells:,} cells x {rows.n_genes:,} genes; {found.describe(matrix)}")
     how = "as you say" if species else f"from {why}, {share:.0%} agree" if share > 0.5 else "a guess, nothing tells"
     say(f"{rows.name}: {source.kind_of_genes()} ({how}); {rows.note}")
@@ -189,6 +187,33 @@ def decide(
             "files that name genes the same way. Put gene symbols into var_names or a column gene_symbols"
         )
     return source
+
+
+def translate(sources: Sequence[Source], table: Mapping[str, str], say: Callable[[str], None] = print) -> None:
+    """Give the genes of files that have Ensembl ids only the symbols that the other files have beside the same ids."""
+    symbol = {}
+    for one in sources:
+        if one.kind == "symbol" and one.rows.ids:
+            symbol |= dict(zip(one.rows.ids, one.rows.genes, strict=True))
+    for source in sources:
+        if not symbol or not source.kind.startswith("ensembl"):
+            continue
+        genes = [symbol.get(gene, gene) for gene in source.rows.genes]
+        found = sum(gene in symbol for gene in source.rows.genes)
+        if kind_of_names(genes) != "symbol":
+            continue
+        source.kind, source.rows.genes = "symbol", genes
+        names_of(source, table)
+        say(f"{source.name}: another of the files has the symbols of {found:,} of its {len(genes):,} Ensembl ids")
+
+
+def names_of(source: Source, table: Mapping[str, str]) -> None:
+    """Set the shared names of a dataset's genes, and the columns in use: those with a name."""
+    genes = source.rows.genes
+    names = align.shared_names(genes, source.species, table)
+    names = ["" if not gene.strip() else name for gene, name in zip(genes, names, strict=True)]
+    source.columns = np.array([column for column, name in enumerate(names) if name], dtype=np.int64)
+    source.genes = [names[column] for column in source.columns]
 
 
 def species_of(genes: Sequence[str], table: Mapping[str, str]) -> tuple[str, float, str]:
@@ -303,8 +328,10 @@ def matrices_of(adata, name: str) -> dict[str, Cells]:
             matrix = matrix.to_memory()
         values = csr_matrix(matrix, dtype=np.float32)
         values.sum_duplicates()
-        genes, where = gene_symbols(list(var.index.astype(str)), {str(key): var[key].to_numpy() for key in var})
+        index, columns = list(var.index.astype(str)), {str(key): var[key].to_numpy() for key in var}
+        genes, where = gene_symbols(index, columns)
         names = [str(cell) for cell in adata.obs_names]
         note = f"{words}, genes from {where}"
-        cells[words] = Cells(name, Path(name), values, genes, names, None, list(table), note, table)
+        ids = ensembl_ids(index, columns)
+        cells[words] = Cells(name, Path(name), values, genes, names, None, list(table), note, table, ids)
     return cells

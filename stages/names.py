@@ -181,6 +181,15 @@ def gene_symbols(var_names: Sequence[str], var_columns: Mapping[str, Sequence] |
     return strip_versions(names), f"var_names ({spoken.get(kind, 'not gene symbols')})"
 
 
+def ensembl_ids(var_names: Sequence[str], var_columns: Mapping[str, Sequence] | None = None) -> list[str]:
+    """The Ensembl ids (G,) of a file's genes, without versions, wherever it keeps them; empty where it has none."""
+    wanted = [key for key in var_columns or () if any(word in key.lower() for word in ("id", "ens", "accession"))]
+    for names in (as_labels(var_names), *(as_labels(var_columns[key]) for key in wanted)):
+        if len(names) == len(var_names) and kind_of_names(names).startswith("ensembl"):
+            return strip_versions(list(names))
+    return []
+
+
 def _without_genome(names: list[str]) -> tuple[list[str], str]:
     """Names without the genome that 10x puts before them (GRCh38_TP53), and that prefix, '' if none."""
     found = [_GENOME.match(name) for name in names]

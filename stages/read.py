@@ -11,11 +11,12 @@ import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
 from stages.matrix import AS_CSR, REWRITE, Unreadable, canonical, refuse_negative, sparse, stack
-from stages.names import as_labels, as_text, gene_symbols, kind_of_names, species_from_case
+from stages.names import as_labels, as_text, ensembl_ids, gene_symbols, kind_of_names, species_from_case
 from stages.read_hdf5 import OPENERS, Layout, h5ad_nodes, kind_of_hdf5, named, numbered, opened
 from stages.read_text import has_mtx, parse_mtx, parse_table
 
 __all__ = [
+    "ensembl_ids",
     "Cells",
     "RowBlocks",
     "Unreadable",
@@ -43,7 +44,7 @@ class Cells:
     kept; where it indexes by ids and lists symbols too, the symbols. cells (N): cell names. labels (N,)
     object array of str, "" for a cell without one; None where the file has no such column. columns: every
     column of its cell table, for a message that lists them. note: where values and genes came from.
-    table: the columns themselves, where the file is text.
+    table: the columns themselves, where the file is text. ids (G): Ensembl ids of the genes, where they are known.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Cells:
     columns: list[str] = field(default_factory=list)
     note: str = ""
     table: dict[str, Sequence] = field(default_factory=dict, repr=False)
+    ids: list[str] = field(default_factory=list, repr=False)
 
 
 def read(path, *, name=None, label_key=None, layer=None, use_raw=False) -> Cells:
@@ -109,6 +111,7 @@ def _read_hdf5(kind: str, path, name, label_key, **which) -> Cells:
         layout = OPENERS[kind](file, where, **which)
         labels = labels_of(layout.columns, layout.column, label_key)
         cells = Cells(name, path, layout.whole(), layout.genes, layout.cells, labels, layout.columns, layout.note)
+        cells.ids = layout.ids
     return checked(cells, layout.remedy)
 
 
@@ -117,8 +120,8 @@ def read_10x_mtx(path, *, name=None, label_key=None) -> Cells:
     path = Path(path)
     name = name or name_of(path)
     folder = path if path.is_dir() else path.parent
-    counts, genes, cells, note = parse_mtx(folder, f"{name} ({path})")
-    return checked(Cells(name, path, counts, genes, cells, note=note))
+    counts, genes, ids, cells, note = parse_mtx(folder, f"{name} ({path})")
+    return checked(Cells(name, path, counts, genes, cells, note=note, ids=ids))
 
 
 def read_table(path, *, name=None, label_key=None) -> Cells:
@@ -183,12 +186,8 @@ class RowBlocks:
     def __init__(self, name: str, path: Path, layout: Layout | None = None, cells: Cells | None = None):
         source = layout or cells
         self.name, self.path, self.where = name, path, f"{name} ({path})"
-        self.genes, self.cells, self.columns, self.note = (
-            source.genes,
-            source.cells,
-            source.columns,
-            source.note,
-        )
+        self.genes, self.cells, self.columns, self.note = source.genes, source.cells, source.columns, source.note
+        self.ids = source.ids  # (G,) Ensembl ids of the genes, or none
         self.n_cells, self.n_genes = len(self.cells), len(self.genes)
         self.remedy = layout.remedy if layout else ""
         self._layout, self._read = layout, cells

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from stages.matrix import REWRITE, Matrix, Unreadable
-from stages.names import as_text, gene_symbols
+from stages.names import as_text, ensembl_ids, gene_symbols
 
 CHUNK_CACHE = 32 << 20  # bytes of decompressed HDF5 chunks kept: row blocks end in the middle of chunks
 
@@ -22,7 +22,7 @@ class Layout:
     """One open dataset: its matrix (N, G before `keep`), gene names (G), cell names (N) and the cell table.
 
     column(key) reads one column of the cell table. keep: the matrix columns that are genes, None for all.
-    remedy: what to do where the matrix holds negative values.
+    remedy: what to do where the matrix holds negative values. ids (G): Ensembl ids of the genes, where they are known.
     """
 
     matrix: Matrix
@@ -33,6 +33,7 @@ class Layout:
     note: str
     remedy: str = ""
     keep: np.ndarray | None = field(default=None)
+    ids: list[str] = field(default_factory=list)
 
     def whole(self) -> csr_matrix:  # (N, G)
         """All rows."""
@@ -155,6 +156,7 @@ def open_h5ad(file: h5py.File, where: str, *, layer: str | None = None, use_raw:
         lambda key: table_column(obs, key),
         note,
         remedy,
+        ids=ensembl_ids(index, Columns(var)),
     )
 
 
@@ -206,7 +208,7 @@ def open_10x(file: h5py.File, where: str) -> Layout:
         raise Unreadable(f"{where}: {len(names):,} gene names for {matrix.shape[1]:,} genes in the matrix; {REWRITE}")
     genes, found = gene_symbols(ids.tolist(), {"gene_name": names})
     cells = as_text(group["barcodes"][...]).tolist()
-    return Layout(matrix, genes, cells, [], no_column, f"{note}, genes from {found}", "", keep)
+    return Layout(matrix, genes, cells, [], no_column, f"{note}, genes from {found}", "", keep, ensembl_ids(ids))
 
 
 def open_loom(file: h5py.File, where: str) -> Layout:
@@ -225,12 +227,21 @@ def open_loom(file: h5py.File, where: str) -> Layout:
     if key is None:
         raise Unreadable(f"{where}: no gene names among row_attrs ({listed(rows)}); name them row_attrs/Gene")
     others = {name: as_text(rows[name][...]) for name in rows if name != key and rows[name].ndim == 1}
-    genes, found = gene_symbols(as_text(rows[key][...]).tolist(), others)
+    index = as_text(rows[key][...]).tolist()
+    genes, found = gene_symbols(index, others)
     found = found.replace("var_names", f"row_attrs/{key}")
     cell = next((key for key in ("CellID", "cell_names", "obs_names", "CellName", "Cell") if key in columns), None)
     cells = as_text(columns[cell][...]).tolist() if cell else numbered(matrix.shape[0])
     names = sorted(name for name in columns if name != cell and columns[name].ndim == 1)
-    return Layout(matrix, genes, cells, names, lambda key: columns[key][...], f"matrix, genes from {found}")
+    return Layout(
+        matrix,
+        genes,
+        cells,
+        names,
+        lambda key: columns[key][...],
+        f"matrix, genes from {found}",
+        ids=ensembl_ids(index, others),
+    )
 
 
 OPENERS = {"cellblast": open_cellblast, "h5ad": open_h5ad, "10x": open_10x, "loom": open_loom}

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from stages.matrix import Unreadable, canonical, sparse, stack
-from stages.names import as_text, gene_symbols, kind_of_names
+from stages.names import as_text, ensembl_ids, gene_symbols, kind_of_names
 
 CHUNK_VALUES = 4 << 20  # numbers of a table in memory at once, besides its non-zeros
 
@@ -179,9 +179,10 @@ def parse_mtx(folder: Path, where: str):
         counts, features = counts[:, keep], [features[i] for i in keep]
         note += f", {len(types) - len(keep):,} features that are not genes left out"
     names = [row[1] if len(row) > 1 else row[0] for row in features]
-    genes, found = gene_symbols([row[0] for row in features], {"gene_name": names})
+    index = [row[0] for row in features]
+    genes, found = gene_symbols(index, {"gene_name": names})
     found = found.replace("var column 'gene_name'", f"the second column of {features_path.name}")
-    return counts, genes, [row[0] for row in barcodes], f"{note}, genes from {found}"
+    return counts, genes, ensembl_ids(index), [row[0] for row in barcodes], f"{note}, genes from {found}"
 
 
 def has_mtx(folder: Path) -> bool:

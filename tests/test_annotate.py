@@ -96,6 +96,23 @@ def test_two_references_bring_the_types_of_both(files):
     assert same(ad.read_h5ad(out)) > 0.9
 
 
+@pytest.mark.parametrize("which", ["query", "reference"])
+def test_a_file_with_ids_only_takes_the_symbols_of_the_other_file(files, which, capsys):
+    query, reference = world(2), world(1)
+    query.obs["truth"] = query.obs.pop("cell_type")
+    ids = [f"ENSG{i:011}" for i in range(query.n_vars)]
+    bare, both = (query, reference) if which == "query" else (reference, query)
+    bare.var_names = [f"{one}.3" for one in ids]
+    both.var["gene_ids"] = ids
+    query.write_h5ad(files / "cells.h5ad")
+    reference.write_h5ad(files / "labelled.h5ad")
+    line = ["--query", files / "cells.h5ad", "--reference", files / "labelled.h5ad", "--label_key", "cell_type"]
+    assert run(*line, "--out", files / "out.h5ad") == 0
+    assert f"the symbols of {len(ids):,} of its {len(ids):,} Ensembl ids" in capsys.readouterr().out
+    found = ad.read_h5ad(files / "out.h5ad")
+    assert same(found) > 0.95 and list(found.var_names) == list(query.var_names)
+
+
 def test_embed_only_gives_the_embedding_and_no_labels(files):
     assert run("--query", files / "few.h5ad", "--out", files / "out.h5ad", "--embed_only") == 0
     found = ad.read_h5ad(files / "out.h5ad")

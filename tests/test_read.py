@@ -11,7 +11,7 @@ import pytest
 from scipy.io import mmwrite
 from scipy.sparse import csc_matrix, csr_matrix, random
 
-from stages.names import as_labels, gene_symbols, kind_of_names, species_from_case
+from stages.names import as_labels, ensembl_ids, gene_symbols, kind_of_names, species_from_case
 from stages.read import format_of, matrices, open_rows, read
 
 GENES = [
@@ -538,6 +538,12 @@ def test_symbols_are_taken_from_where_they_are():
     assert gene_symbols([f"{g}_{i}" for i, g in zip(IDS, GENES, strict=True)])[0] == GENES
     assert gene_symbols([f"GRCh38_{g}" for g in GENES])[0] == GENES
     assert gene_symbols([f"{i}.1" for i in IDS], {"gene_name": IDS}) == (IDS, "var_names (human Ensembl ids)")
+
+
+def test_ensembl_ids_are_found_beside_symbols():
+    versions = [f"{i}.1" for i in IDS]
+    assert ensembl_ids(versions) == ensembl_ids(GENES, {"n_cells": range(12), "gene_ids": versions}) == IDS
+    assert ensembl_ids(GENES, {"gene_ids": GENES}) == []
 
 
 def test_warnings_of_libraries_do_not_reach_the_reader(tmp_path, counts):
