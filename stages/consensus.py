@@ -1,6 +1,4 @@
-"""One call for cells that lie together: over-clustering, majority vote, and a flag where the vote is
-split.
-"""
+"""One call for cells that lie together: over-clustering, majority vote, and a flag where the vote is split."""
 
 from dataclasses import dataclass
 
@@ -8,10 +6,7 @@ import numpy as np
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
 FINENESS = 3.0  # clusters a root of N: 95 for 1,000 cells; half as many merge rare types into their neighbours
-SMALLEST, LARGEST = (
-    2,
-    1000,
-)  # clusters; 1,000 centres cost less to compare a cell with than the classifier does
+SMALLEST, LARGEST = 2, 1000  # clusters; to compare a cell with 1,000 centres costs less than the classifier does
 SURE = 0.8  # a vote overrules a cell's own call from this share on; less lowered macro-F1
 MIXED = 0.25  # a second type with this share of the votes and two cells or more makes a cluster mixed
 
@@ -36,9 +31,8 @@ def over_cluster(features: np.ndarray, n_clusters: int | None = None, seed: int 
     if n_clusters is None:
         n_clusters = int(np.clip(FINENESS * np.sqrt(len(features)), SMALLEST, LARGEST))
     k = min(n_clusters, max(len(features) // 2, 1))
-    if len(features) <= 20_000:
-        k = min(k, len(np.unique(features, axis=0)))  # copies of a cell cannot be told apart
     if len(features) <= 20_000:  # k-means proper is better, and quick enough
+        k = min(k, len(np.unique(features, axis=0)))  # copies of a cell cannot be told apart
         fitted = KMeans(k, n_init=1, random_state=seed).fit(features)
     else:
         fitted = MiniBatchKMeans(k, batch_size=4096, n_init=3, random_state=seed).fit(features)

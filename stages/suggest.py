@@ -16,16 +16,13 @@ def suggest(
     """The `n` cells whose labels would help most, spread over the groups of cells.
 
     Args:
-        features: (N, D) float, finite; best the neighbour-averaged ones the classifier sees (unscaled PCs,
-        encoder outputs).
+        features: (N, D) float, finite; best those the classifier sees, averaged over neighbours.
         labels: (N,) int, -1 for a cell without a label; None when no cell has one.
         n: how many cells to suggest, at most the number of cells without a label.
-        probabilities: (N, L) of the classifier so far; groups it is unsure of come first. None without a
-        classifier.
+        probabilities: (N, L) of the classifier so far; groups it is unsure of come first. None without one.
         seed: of the k-means and of the sample it sees.
     Returns:
-        rows (n,) int64, most useful first, and clusters (n,) int64: the group each stands for (distinct
-        numbers).
+        rows (n,) int64, most useful first, and groups (n,) int64, distinct: the one each stands for.
     Raises:
         ValueError: arrays of different lengths, or fewer than `n` cells without a label.
     """
@@ -68,8 +65,8 @@ def suggest(
 def half_whiten(features: np.ndarray) -> np.ndarray:
     """Principal axes of the features, each divided by the root of its spread: (N, D) -> (N, D).
 
-    Between plain PCs, in which the one or two largest types own every distance, and whitened ones, in which
-    noise does.
+    Between plain axes, in which the one or two largest types own every distance, and whitened ones, in which
+    noise owns them.
     """
     x = np.asarray(features, dtype=np.float64)
     x = x - x.mean(0)
