@@ -1,14 +1,16 @@
 """Few labels: scpretrain2 against strong baselines, on the same stored splits, datasets it has never seen first of all.
 
-python benchmarks/few_labels.py --data_dir DIR            5 and 20 labelled cells a type, and the published split
+python benchmarks/few_labels.py --data_dir DIR            5 and 20 labelled cells a type, the published split, and all
 python benchmarks/few_labels.py --data_dir DIR --quick    the smallest datasets, one seed
 python benchmarks/few_labels.py --data_dir DIR --report   the table and the figure of what is there
 
 Baselines, each with its setting picked by cross-validation on the training cells: logistic regression, linear SVM and
 random forest on log-normalised genes, logistic regression on 50 principal components of the dataset's own cells.
 New dataset: pre-trained without it and without the datasets that share cells with it (--families). Transductive: its
-cells were in pre-training, without labels. Results are appended to OUT/results.csv as they come, and a run goes on
-where an earlier one stopped; several may run at once on different --methods or --datasets.
+cells were in pre-training, without labels. Budget `all` is the ceiling: four fifths of all cells are labelled, and the
+seeds are the folds of one cross-validation. CellTypist and scANVI run when --methods names them.
+Results are appended to OUT/results.csv as they come, and a run goes on where an earlier one stopped; several may run at
+once on different --methods or --datasets.
 """
 
 # ruff: noqa: E402  the project's folder comes first
@@ -41,15 +43,23 @@ from sklearn.svm import LinearSVC
 import data_loader as data
 import main as command
 import utils
+from benchmarks.others import OTHERS, are_counts, celltypist, missing, scanvi, scvi
 from model import Classifier, Encoder, embed_counts, transfer
 from stages import align, classify, plot, score, train
 from stages.batch import SparseRows
 from stages.files import fingerprint, whole
 
-BUDGETS = {"5": 5, "20": 20, "published": 0}  # labelled cells a type; 0: the published split
+# budget: its words in the table
+BUDGETS = {
+    "5": "5 labelled cells a type",
+    "20": "20 labelled cells a type",
+    "published": "published split",
+    "all": "four fifths of all labels",
+}
 LEAST_CELLS = 10  # types with fewer are left out
 FOLDS = 5  # of families: pre-trained so many times, each time without one fold
-PUBLISHED_SEEDS = 3  # at most, as its splits are large
+PARTS = 5  # of a dataset's cells, for the budget `all`: one part is tested
+MOST_SEEDS = {"published": 3, "all": PARTS}  # the splits of the one are large, the other has no more
 # public datasets that share cells, by the start of their names
 KNOWN_FAMILIES = {"Kang_": "Kang", "Zheng_": "Zheng", "Tian_celseq2_5cl": "Tian5"}
 COMPARED = 1000  # genes by which cells are told to be the same
@@ -58,6 +68,7 @@ SHARED_CELLS = 0.05  # of the smaller dataset: two that share more are a family
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)  # C of the baselines' LR
 MARGINS = (0.0001, 0.001, 0.01, 0.1, 1.0)  # of the SVM, whose margin is a hard one from there on
 TREES = 200
+CHOSEN_ON = 500  # training cells by which C is chosen, at most
 
 BASELINES = ("LR", "linear SVM", "random forest", "LR on 50 PCs")
 # method: (checkpoint or kind of encoder, self-training)
@@ -69,10 +80,11 @@ OURS = {
     "scpretrain2, no self-training": ("phase2", False),
     "no pre-training, no self-training": (None, False),
     "scpretrain2, transductive": ("all_phase2", True),
+    "paper encoder": ("paper", True),
     "paper encoder, transductive": ("all_paper", True),
 }
 NETWORKS = {"network, fine-tuned": "phase2", "network, no pre-training": None}
-METHODS = (*BASELINES, *OURS, *NETWORKS)
+METHODS = (*BASELINES, *OURS, *NETWORKS, *OTHERS)
 QUICK_METHODS = (*BASELINES, "scpretrain2", "random encoder", "no pre-training")
 COLUMNS = (
     "dataset",
@@ -96,7 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache_dir", type=Path, help="for aligned matrices (default: cache in OUT)")
     parser.add_argument("--datasets", type=utils.names, metavar="A,B", help="test on these only")
     parser.add_argument("--methods", metavar="A;B", help=f"some of: {'; '.join(METHODS)}")
-    parser.add_argument("--budgets", type=utils.names, default=list(BUDGETS), help="of 5,20,published (default: all)")
+    parser.add_argument(
+        "--budgets", type=utils.names, default=list(BUDGETS), help="some of 5,20,published,all (default: these four)"
+    )
     parser.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
     parser.add_argument(
         "--first_seed", type=int, default=20, help="default: %(default)s; smaller ones were used to choose the recipe"
@@ -113,10 +127,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     args.traceback = False
-    usual = QUICK_METHODS if args.quick else METHODS
+    usual = QUICK_METHODS if args.quick else [method for method in METHODS if args.report or method not in OTHERS]
     args.methods = [word.strip() for word in args.methods.split(";")] if args.methods else list(usual)
     if unknown := set(args.methods) - set(METHODS):
         parser.error(f"no method is called {', '.join(sorted(unknown))}; there are {'; '.join(METHODS)}")
+    if lacking := [] if args.report else missing(args.methods):
+        parser.error(f"{', '.join(lacking)}: not installed; pip install -r benchmarks/requirements.txt")
     if unknown := set(args.budgets) - set(BUDGETS):
         parser.error(f"no budget is called {', '.join(sorted(unknown))}; there are {', '.join(BUDGETS)}")
     if args.seeds < 1 or args.first_seed < 0:
@@ -141,7 +157,7 @@ def measure(args: argparse.Namespace) -> None:
     if not args.report:
         table = data.orthologs(args.data_dir, offline=True)
         stem = {}
-        if set(args.methods) - set(BASELINES):
+        if set(args.methods) & {*OURS, *NETWORKS}:
             family = families(entries, args.families, args.out / "families.csv")
             parts = folds_of(labelled, family, folds)
             stem = {entry.name: f"fold{k}" for k, part in enumerate(parts) for entry in part}
@@ -231,12 +247,15 @@ def pretrain_all(
         NETWORKS[method] for method in args.methods if method in NETWORKS
     }
     tested = set(args.datasets or [entry.name for part in parts for entry in part])
-    if kinds & {"phase1", "phase2", "random"}:
-        for k, part in enumerate(parts):
-            out = {family[entry.name] for entry in part}
-            if tested & {entry.name for entry in part}:
-                rest = [entry.name for entry in entries if family[entry.name] not in out]
-                two_phases(args, f"fold{k}", rest)
+    for k, part in enumerate(parts):
+        if not tested & {entry.name for entry in part}:
+            continue
+        out = {family[entry.name] for entry in part}
+        rest = [entry.name for entry in entries if family[entry.name] not in out]
+        if kinds & {"phase1", "phase2", "random"}:
+            two_phases(args, f"fold{k}", rest)
+        if "paper" in kinds:
+            one_phase(args, args.out / f"fold{k}_paper.out", rest, ["--recipe", "paper"])
     if "all_phase2" in kinds:
         two_phases(args, "all", [entry.name for entry in entries])
     if "all_paper" in kinds and args.paper_model is None:
@@ -295,12 +314,18 @@ def prepare(entry: data.Entry, table: dict[str, str]) -> Dataset:
 
 
 def split(y: np.ndarray, budget: str, seed: int) -> np.ndarray:
-    """Training rows; all others are test rows, but for the published split's validation rows, which nobody uses."""
+    """Training rows; all others are test rows, but for the published split's validation rows, which nobody uses.
+
+    Of the budget `all`, any five seeds in a row test every cell once: a fifth of each type at a time.
+    """
     if budget == "published":
         return data.split(len(y), seed=seed).train
-    rng = np.random.default_rng([seed, BUDGETS[budget], len(y)])
+    wanted = 0 if budget == "all" else int(budget)
+    rng = np.random.default_rng(len(y) if budget == "all" else [seed, wanted, len(y)])
     rows = [rng.permutation(np.flatnonzero(y == c)) for c in range(y.max() + 1)]
-    return np.sort(np.concatenate([mine[: min(BUDGETS[budget], len(mine) // 2)] for mine in rows]))
+    if budget == "all":
+        return np.sort(np.concatenate([mine[(np.arange(len(mine)) - seed) % PARTS != 0] for mine in rows]))
+    return np.sort(np.concatenate([mine[: min(wanted, len(mine) // 2)] for mine in rows]))
 
 
 def stored_split(dataset: Dataset, budget: str, seed: int, out: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -325,7 +350,7 @@ def test(entry: data.Entry, stem: str, table: dict[str, str], args: argparse.Nam
     """All methods on all splits of one dataset, a line of the CSV each."""
     path = args.out / "results.csv"
     paths = {None: None, "random": args.out / f"{stem}_phase1.out"}
-    paths |= {kind: args.out / f"{stem}_{kind}.out" for kind in ("phase1", "phase2")}
+    paths |= {kind: args.out / f"{stem}_{kind}.out" for kind in ("phase1", "phase2", "paper")}
     paths |= {"all_phase2": args.out / "all_phase2.out", "all_paper": args.paper_model}
     done = {(row.budget, row.method, row.seed, row.run) for row in read(path).itertuples() if row.dataset == entry.name}
     checkpoints: dict[str | None, utils.Checkpoint | None] = {}
@@ -333,11 +358,11 @@ def test(entry: data.Entry, stem: str, table: dict[str, str], args: argparse.Nam
     files = content_of(entry.path)
     for budget in args.budgets:
         for seed in range(args.first_seed, args.first_seed + args.seeds):
-            if budget == "published" and seed >= args.first_seed + PUBLISHED_SEEDS:
+            if seed >= args.first_seed + MOST_SEEDS.get(budget, args.seeds):
                 continue
             for method in args.methods:
                 late = seed >= args.first_seed + args.network_seeds
-                if method in NETWORKS and (late or budget == "published"):
+                if method in NETWORKS and (late or budget in MOST_SEEDS):
                     continue
                 kind = NETWORKS.get(method) if method in NETWORKS else OURS.get(method, (None,))[0]
                 if kind not in checkpoints:
@@ -348,6 +373,8 @@ def test(entry: data.Entry, stem: str, table: dict[str, str], args: argparse.Nam
                 if (budget, method, seed, run) in done:
                     continue
                 dataset = dataset or prepare(entry, table)
+                if method == "scANVI" and not are_counts(dataset.counts):
+                    continue
                 rows, others = stored_split(dataset, budget, seed, args.out)
                 begin = time.perf_counter()
                 outputs = predict(dataset, method, kind, checkpoint, rows, others, seed)
@@ -389,6 +416,8 @@ def predict(
         return baseline(dataset, method, rows, others, seed)
     if method in NETWORKS:
         return network(dataset, checkpoint, rows, others, seed)
+    if method in OTHERS:
+        return competitor(dataset, method, rows, others, seed)
     points = dataset.once((kind, checkpoint and checkpoint.identity()), lambda: features(dataset, kind, checkpoint))
     labels = np.full(len(dataset.y), -1)
     labels[rows] = y
@@ -442,6 +471,18 @@ def network(
     return train.predict(net, SparseRows(dataset.x[others]))
 
 
+def competitor(dataset: Dataset, method: str, rows: np.ndarray, others: np.ndarray, seed: int) -> np.ndarray:
+    if method == "scANVI":
+        labels = np.full(len(dataset.y), -1)
+        labels[rows] = dataset.y[rows]
+        return scanvi(
+            dataset.once(("scVI", seed), lambda: scvi(dataset.counts, seed)), labels, others, dataset.types, seed
+        )
+    voting = "no voting" not in method
+    x, y = dataset.x, dataset.y[rows]
+    return celltypist(x[rows], y, x[others], dataset.genes, dataset.types, seed, voting)
+
+
 # -- baselines ----------------------------------------------------------------
 def baseline(dataset: Dataset, method: str, rows: np.ndarray, others: np.ndarray, seed: int) -> np.ndarray:
     y = dataset.y[rows]
@@ -474,12 +515,16 @@ def rotated(x: csr_matrix, rows: np.ndarray, others: np.ndarray) -> tuple[np.nda
 
     A linear classifier with a ridge penalty gives the same answers there as on all genes, in a fraction of the time.
     """
-    mean = np.asarray(x[rows].mean(axis=0)).ravel().astype(np.float64)
-    inside = x[rows].toarray().astype(np.float64) - mean
-    values, vectors = np.linalg.eigh(inside @ inside.T)
+    x = x.astype(np.float64)
+    known = x[rows].T.toarray()  # (G, n_train): beside it all stays sparse
+    inside, outside = x[rows] @ known, x[others] @ known  # inner products of cells
+    mean = inside.mean(axis=0)
+    outside = outside - outside.mean(axis=1, keepdims=True) - mean + mean.mean()  # as if centred on the training mean
+    inside = inside - mean[:, None] - mean + mean.mean()
+    values, vectors = np.linalg.eigh(inside)
     keep = values > values.max() * 1e-10
-    axes = inside.T @ (vectors[:, keep] / np.sqrt(values[keep]))  # (G, R)
-    return inside @ axes, x[others] @ axes - mean @ axes
+    root = np.sqrt(values[keep])
+    return vectors[:, keep] * root, outside @ (vectors[:, keep] / root)  # (n_train, R), (n_test, R)
 
 
 def decisions(model: object, points: np.ndarray) -> np.ndarray:
@@ -491,7 +536,23 @@ def decisions(model: object, points: np.ndarray) -> np.ndarray:
 
 
 def tuned(make: Callable, strengths: Sequence[float], points: np.ndarray, y: np.ndarray, seed: int) -> object:
-    """The model fitted with the C that gets most of the held-out training cells right; ties go to the smaller loss."""
+    """The model fitted with the C that suits its training cells best, or 500 of them, evenly over the types."""
+    rows = evenly(y, CHOSEN_ON, seed)
+    return make(chosen(make, strengths, points[rows], y[rows], seed)).fit(points, y)
+
+
+def evenly(y: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """Rows of at most `most` cells, of every type as many as of any other while it has them."""
+    order = np.random.default_rng(seed).permutation(len(y))
+    rank = np.empty(len(y), dtype=int)  # of a cell within its type
+    for c in np.unique(y):
+        mine = order[y[order] == c]
+        rank[mine] = np.arange(len(mine))
+    return np.sort(np.argsort(rank, kind="stable")[:most])
+
+
+def chosen(make: Callable, strengths: Sequence[float], points: np.ndarray, y: np.ndarray, seed: int) -> float:
+    """The C that gets most held-out cells right in three folds; ties go to the smaller loss."""
     rng = np.random.default_rng(seed)
     part = np.full(len(y), -1)  # a type's only cell is never held out
     for c in np.unique(y):
@@ -514,7 +575,7 @@ def tuned(make: Callable, strengths: Sequence[float], points: np.ndarray, y: np.
             likelihood += values[known][np.arange(len(at)), at].sum()
         if best is None or (right, likelihood) > best:
             best, choice = (right, likelihood), strength
-    return make(choice).fit(points, y)
+    return choice
 
 
 # -- results ----------------------------------------------------------------
@@ -546,13 +607,12 @@ def means(results: pd.DataFrame, budget: str, methods: Sequence[str], metric: st
 def report(results: pd.DataFrame) -> str:
     """The table, budget by budget; then what carries the gain."""
     lines = []
-    for budget in dict.fromkeys(results["budget"]):
+    for budget in BUDGETS:
         base = means(results, budget, BASELINES, "macro_f1")
         if not len(base):
             continue
         best = base.mean().idxmax()
-        words = {"published": "published split"}.get(budget, f"{budget} labelled cells a type")
-        lines += ["", f"{words}: {len(base)} datasets, best single baseline: {best}", HEADER]
+        lines += ["", f"{BUDGETS[budget]}: {len(base)} datasets, best single baseline: {best}", HEADER]
         for method in METHODS:
             if line := _line(results, budget, method, best):
                 lines.append(line)
@@ -562,7 +622,7 @@ def report(results: pd.DataFrame) -> str:
 
 HEADER = (
     f"{'':<36}{'macro F1':>9}{'accuracy':>9}{'kappa':>8}{'- best':>9}{'95 % interval':>20}{'p':>9}"
-    f"{'won/tied/lost':>15}{'-.01':>6}"
+    f"{'won/tied/lost':>15}{'-.01':>6}{'sets':>6}"
 )
 PAIRS = (
     ("scpretrain2", "no pre-training"),
@@ -571,9 +631,12 @@ PAIRS = (
     ("phase 1 only", "no pre-training"),
     ("scpretrain2, no self-training", "no pre-training, no self-training"),
     ("scpretrain2, transductive", "scpretrain2"),
+    ("scpretrain2", "paper encoder"),
     ("scpretrain2, transductive", "paper encoder, transductive"),
     ("scpretrain2", "network, fine-tuned"),
     ("network, fine-tuned", "network, no pre-training"),
+    ("scpretrain2", "CellTypist"),
+    ("scpretrain2", "scANVI"),
 )
 
 
@@ -594,9 +657,10 @@ def _line(results: pd.DataFrame, budget: str, method: str, best: str) -> str:
     below = int((both[method] < both[list(BASELINES)].max(axis=1) - 0.01).sum())
     difference = (both[method] - both[best]).mean()
     p = score.compare(both[method].to_numpy(), both[best].to_numpy()).p
+    text += f"{difference:>+9.4f}{f'{low:+.4f} {high:+.4f}':>20}{p:>9.3g}"
     if method in BASELINES:  # no competitor of itself
-        return f"{text}{difference:>+9.4f}{f'{low:+.4f} {high:+.4f}':>20}{p:>9.3g}"
-    return f"{text}{difference:>+9.4f}{f'{low:+.4f} {high:+.4f}':>20}{p:>9.3g}{counts:>15}{below:>6}"
+        return text
+    return f"{text}{counts:>15}{below:>6}{len(both):>6}"
 
 
 def _pairs(results: pd.DataFrame, budget: str) -> list[str]:
@@ -638,10 +702,9 @@ def draw(results: pd.DataFrame, path: Path) -> None:
         table = means(results, budget, (*BASELINES, "scpretrain2"), "macro_f1")
         best = table[list(BASELINES)].max(axis=1).to_numpy()
         ours = table["scpretrain2"].to_numpy()
-        title = "published split" if budget == "published" else f"{budget} labelled cells a type"
         arms = ("scpretrain2, new dataset (macro F1)", "best of four baselines (macro F1)")
         plot.paired_scatter(
-            axis, best, ours, title=title, below=f"{(ours > best).sum()} of {len(ours)} above", arms=arms
+            axis, best, ours, title=BUDGETS[budget], below=f"{(ours > best).sum()} of {len(ours)} above", arms=arms
         )
     figure.tight_layout()
     with whole(path) as part:
