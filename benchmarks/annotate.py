@@ -106,6 +106,13 @@ def answers(path: Path) -> pd.DataFrame:
     return pd.read_csv(path.with_suffix(".csv"), index_col=0, keep_default_na=False)
 
 
+def calibration_error(found: pd.DataFrame, truth: np.ndarray) -> float:
+    """Mean distance of confidence from the share that is right, in 15 equally wide bins."""
+    right, sure = found["cell_type"].to_numpy() == truth, found["confidence"].to_numpy()
+    bins = np.minimum((sure * 15).astype(int), 14)
+    return float(np.abs(np.bincount(bins, weights=sure - right, minlength=15)).sum() / len(sure))
+
+
 def masked(cells, keep: np.ndarray, path: Path) -> Path:
     """The dataset as an .h5ad in which only the cells `keep` have a label."""
     text = np.where(np.isin(np.arange(len(cells.labels)), keep), cells.labels, "Unknown").astype(str)
@@ -161,6 +168,7 @@ def pairs(args) -> list[dict]:
             row[name] = float((predicted == truth[same]).mean())
         row["annotate"] = float((found["cell_type"].to_numpy()[same] == truth[same]).mean())
         row["a cell alone"] = float((found["cell_call"].to_numpy()[same] == truth[same]).mean())
+        row["calibration error"] = calibration_error(found[same], truth[same])
         row["over best"] = row["annotate"] - max(row["LR"], row["SVM"], row["centroid"])
         rows.append(row)
         print(json.dumps(row), flush=True)
@@ -183,13 +191,10 @@ def few(args) -> list[dict]:
                     run(args, "--query", path, "--label_key", "cell_type", "--unlabeled", "Unknown", "--out", out)
                     seconds, found = time.perf_counter() - begin, answers(out).iloc[test]
                 truth = cells.labels[test].astype(str)
-                right, sure = found["cell_type"].to_numpy() == truth, found["confidence"].to_numpy()
-                bins = np.minimum((sure * 15).astype(int), 14)
-                error = np.abs(np.bincount(bins, weights=sure - right, minlength=15)).sum() / len(sure)
                 row = {"dataset": name, "labels": each, "seed": seed}
                 row["annotate"] = f1_score(truth, found["cell_type"], average="macro", labels=np.unique(truth))
                 row["a cell alone"] = f1_score(truth, found["cell_call"], average="macro", labels=np.unique(truth))
-                rows.append(row | {"calibration error": error, "seconds": seconds})
+                rows.append(row | {"calibration error": calibration_error(found, truth), "seconds": seconds})
                 print(json.dumps(rows[-1]), flush=True)
     means = pd.DataFrame(rows).groupby("labels")[["annotate", "a cell alone", "calibration error", "seconds"]].mean()
     print(means.to_string(float_format="%.4f"))
