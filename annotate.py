@@ -209,15 +209,13 @@ def learn_from(
         known, theirs, classes, existing = np.full(len(cells), -1), [], [], None
     else:
         known, theirs, classes, existing = cell_types(cells, references, label_key, unlabeled, say)
-    overlap = []
     if model is not None:
         checkpoint = utils.load_checkpoint(model, gene_list=gene_list)
-        overlap = [q.check_overlap(source, checkpoint.genes, force, say) for source in everything]
         made = f"{model}, {checkpoint.recipe}"
     else:
         checkpoint = pretrain_here(everything, seed, say)
-        overlap = [q.check_overlap(source, checkpoint.genes, True, say) for source in everything]
         made = "made of these cells"
+    overlap = [q.check_overlap(source, checkpoint.genes, force or model is None, say) for source in everything]
     linear = checkpoint.encoder.linear
     embedder = Embedder(
         checkpoint.genes, linear.weight.detach().cpu().numpy().T.copy(), linear.bias.detach().cpu().numpy(),
@@ -325,13 +323,11 @@ def pretrain_here(sources: Sequence[Source], seed: int, say) -> utils.Checkpoint
 
 def pretrain_on_the_spot(matrices, genes: list[str], seed: int, hidden: int = 200) -> Encoder:
     """The scpretrain2 encoder of cells (N, G) csr, log1p of 10,000 counts, one matrix a dataset: its closed form."""
-    means, variances = zip(*map(directions.moments, matrices), strict=True)
-    scale = directions.gene_scale(variances, [np.ones(len(genes), bool)] * len(matrices))
     labels = []
     for matrix in matrices:
         points = pca.project(matrix, *pca.components(matrix, 50, seed=seed))  # (N, 50)
         labels.append(cluster.pseudo_labels(points, cluster.few_sizes(len(points)), seed=seed, spread=True))
-    found = directions.directions(matrices, means, labels, scale, hidden)  # (H, G)
+    found, scale, _ = directions.start(matrices, [np.ones(len(genes), bool)] * len(matrices), labels, hidden)
     encoder = Encoder(len(genes), int(np.flatnonzero(np.abs(found).sum(axis=1)).max(initial=0)) + 1)
     with torch.no_grad():
         encoder.linear.weight.copy_(torch.from_numpy(found[: encoder.hidden] / scale))

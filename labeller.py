@@ -15,7 +15,7 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
 from query import Source
-from stages import align, classify, confidence, consensus, layout
+from stages import align, classify, confidence
 from stages.product import product
 
 FIT = 20_000  # query cells that are learnt from together; the rest is labelled block by block
@@ -388,14 +388,3 @@ def _of_logits(logits: np.ndarray, present: np.ndarray, types: int) -> np.ndarra
 
 def _of_model(model: LogisticRegression, x: np.ndarray, types: int) -> np.ndarray:
     return classify.spread(model.predict_proba(x), model.classes_, types)
-
-
-# -- what follows for the cells together ----------------------------------------------------------------
-def over_cluster(labeller: Labeller, seed: int) -> np.ndarray:
-    """Centres (K, D) of many small clusters of the query."""
-    return consensus.over_cluster(labeller.features, seed=seed)[0]
-
-
-def lay_out(features: np.ndarray, seed: int) -> np.ndarray:
-    """UMAP coordinates (M, 2) of cells (M, D)."""
-    return layout.umap(features, seed)

@@ -14,10 +14,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-import labeller as learn
-from labeller import Block, Labeller
+from labeller import FIT, Block, Labeller
 from query import Source
-from stages import consensus, report, suggest
+from stages import consensus, layout, report, suggest
 
 UNKNOWN = "Unknown"
 PREFIX = "scpretrain"
@@ -58,13 +57,13 @@ def label(work: Work, sink, *, use_consensus: bool, umap: bool, suggestions: int
     """Label every cell of the query by blocks; its embedding goes into `sink` (N, H), which takes slices."""
     model, cells, n = work.labeller, work.query, len(work.query)
     types, notes = len(model.classes), []
-    places = learn.lay_out(model.features, work.seed) if umap else None
-    centres = learn.over_cluster(model, work.seed) if types and use_consensus else None
+    places = layout.umap(model.features, work.seed) if umap else None
+    centres = consensus.over_cluster(model.features, seed=work.seed)[0] if types and use_consensus else None
     calls, second = np.full(n, -1), np.full(n, -1)
     confidences, strange = np.zeros(n, np.float32), np.zeros(n, bool)
     probability = np.zeros((n, types), np.float32) if centres is not None else None
-    clusters, layout = np.zeros(n, int), np.zeros((n, 2), np.float32) if umap else None
-    at_once = n <= learn.FIT
+    clusters, drawn = np.zeros(n, int), np.zeros((n, 2), np.float32) if umap else None
+    at_once = n <= FIT
     begin, busy = time.perf_counter(), time.process_time()
 
     def take(rows, block: Block) -> None:
@@ -78,12 +77,12 @@ def label(work: Work, sink, *, use_consensus: bool, umap: bool, suggestions: int
             clusters[rows], probability[rows] = consensus.assign(block.features, centres), block.probabilities
         if umap:
             near = model.nearest(block.features) if block.near is None else block.near
-            layout[rows] = places[model.anchors[near[:, :3]]].mean(axis=1)
+            drawn[rows] = places[model.anchors[near[:, :3]]].mean(axis=1)
 
     for start, counts in progress(cells, "labelling"):
         take(slice(start, start + counts.shape[0]), model.block(counts))
     if at_once and umap:
-        layout[model.rows] = places
+        drawn[model.rows] = places
     if at_once and types:  # all cells were learnt from together: their own scores are the better ones
         strange[model.rows] = model.strange
     seconds, processor = time.perf_counter() - begin, time.process_time() - busy
@@ -92,7 +91,7 @@ def label(work: Work, sink, *, use_consensus: bool, umap: bool, suggestions: int
             f"Learnt from {len(model.rows):,} of the {n:,} cells (UMAP, clusters, markers); the others were labelled "
             "in blocks and placed on the map beside their nearest cells."
         )
-    found = Found({}, layout, {}, None, None, seconds, processor, notes)
+    found = Found({}, drawn, {}, None, None, seconds, processor, notes)
     if types:
         found.columns, found.clusters = decide_types(
             work, calls, second, confidences, strange, probability, clusters, centres

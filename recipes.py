@@ -152,10 +152,8 @@ class ScPretrain2:
         device: torch.device,
     ) -> tuple[CentredMultiTask, torch.optim.Optimizer, dict[str, Any]]:
         """The network, starting in both phases at the directions that separate the pseudo-clusters; its optimizer."""
-        means, variances = zip(*map(directions.moments, corpus.matrices), strict=True)
-        scale = directions.gene_scale(variances, [np.isin(corpus.genes, names.genes) for names in corpus.named])
-        first = directions.directions(corpus.matrices, means, labels, scale, args.hid)
-        arrays = (torch.from_numpy(array) for array in (first, scale, np.stack(means)))
+        measured = [np.isin(corpus.genes, names.genes) for names in corpus.named]
+        arrays = map(torch.from_numpy, directions.start(corpus.matrices, measured, labels, args.hid))
         cells = [matrix.shape[0] for matrix in corpus.matrices]
         model = CentredMultiTask(*arrays, partitions(labels), cells, dropout=self.DROPOUT).to(device)
         epochs = args.pt_epoch if "pt_epoch" in args.given else self.EPOCHS[2 if start else 1]

@@ -27,6 +27,18 @@ def gene_scale(variances: Sequence[np.ndarray], measured: Sequence[np.ndarray]) 
     return (np.sqrt(np.sum(variances, axis=0) / times) + LEAST_SCALE).astype(np.float32)
 
 
+def start(
+    datasets: Sequence[csr_matrix], measured: Sequence[np.ndarray], labels: Sequence[np.ndarray], hidden: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All an encoder starts from: `directions` (H, G), the `gene_scale` (G,) they are of, and gene means (D, G).
+
+    `datasets` (N, G) log-normalised, with pseudo-labels (N, P); `measured` (G,) bool, the genes each of them has.
+    """
+    means, variances = zip(*map(moments, datasets), strict=True)
+    scale = gene_scale(variances, measured)
+    return directions(datasets, means, labels, scale, hidden), scale, np.stack(means)
+
+
 def directions(
     datasets: Sequence[csr_matrix],
     means: Sequence[np.ndarray],
