@@ -85,6 +85,13 @@ def test_a_split_takes_at_most_half_of_a_types_cells():
     assert np.array_equal(rows, few_labels.split(y, "20", 3)) and not np.array_equal(rows, few_labels.split(y, "20", 4))
 
 
+def test_with_all_labels_five_seeds_test_every_cell_once():
+    y = np.repeat([0, 1, 2], [100, 30, 12])
+    tested = [np.setdiff1d(np.arange(len(y)), few_labels.split(y, "all", seed)) for seed in range(20, 25)]
+    assert np.array_equal(np.sort(np.concatenate(tested)), np.arange(len(y)))
+    assert all(abs(np.bincount(y[rows]) - [20, 6, 2.4]).max() < 1 for rows in tested)
+
+
 def test_splits_are_stored_and_read_back(tmp_path):
     y = np.resize([0, 1], 60)
     dataset = few_labels.Dataset("A", csr_matrix((60, 3)), csr_matrix((60, 3)), ["a", "b", "c"], y, 2)
@@ -94,6 +101,26 @@ def test_splits_are_stored_and_read_back(tmp_path):
         assert np.array_equal(rows, again[0]) and np.array_equal(others, again[1])
         assert not set(rows) & set(others)
     assert len(list((tmp_path / "splits").glob("A-*-0.npz"))) == 4
+
+
+# -- what a row depends on
+
+
+def test_another_classifier_outdates_our_rows_only(monkeypatch):
+    def runs():
+        return [few_labels.run_of(method, "5", 0, "file", None) for method in ("LR", "no pre-training")]
+
+    before = runs()
+    monkeypatch.setattr(few_labels.classify, "TILT", 0.125)
+    after = runs()
+    assert before[0] == after[0] and before[1] != after[1]
+
+
+def test_a_copied_dataset_is_the_same_and_a_changed_one_is_not(corpus, tmp_path):
+    copy = shutil.copyfile(corpus / "Mouse_A.h5", tmp_path / "Mouse_A.h5")
+    assert few_labels.content_of(copy) == few_labels.content_of(corpus / "Mouse_A.h5")
+    copy.write_bytes(copy.read_bytes() + b"1")
+    assert few_labels.content_of(copy) != few_labels.content_of(corpus / "Mouse_A.h5")
 
 
 # -- baselines and numbers
@@ -116,6 +143,13 @@ def test_the_strength_is_tuned_on_training_cells():
     seen = []
     few_labels.tuned(lambda c: seen.append(c) or LogisticRegression(C=c), (0.01, 1.0), points, y, 0)
     assert seen[:6] == [0.01] * 3 + [1.0] * 3 and seen[6] in (0.01, 1.0)
+
+
+def test_cells_to_choose_by_are_spread_over_the_types():
+    y = np.repeat([0, 1, 2], [100, 30, 4])
+    rows = few_labels.evenly(y, 40, 0)
+    assert np.bincount(y[rows]).tolist() == [18, 18, 4] and (np.diff(rows) > 0).all()
+    assert np.array_equal(few_labels.evenly(y, 134, 0), np.arange(134))
 
 
 def test_the_interval_covers_the_mean_and_is_the_same_every_time():
