@@ -1,7 +1,8 @@
 """How good and how fast annotate.py is, through the command itself.
 
 python benchmarks/annotate.py pairs --data_dir DIR       accuracy from a reference, beside LR, SVM and nearest centroid
-python benchmarks/annotate.py few --data_dir DIR         macro-F1 with 5 and 20 labels a type, masked in one file
+python benchmarks/annotate.py few --data_dir DIR         macro-F1 with 5 and 20 labels a type, masked in one file, on
+                                                         the splits of benchmarks/few_labels.py
 python benchmarks/annotate.py unknown --data_dir DIR     leave one type out: AUROC of unknown cells, calibration error
 python benchmarks/annotate.py suggest --data_dir DIR     20 suggested labels against 20 random ones
 python benchmarks/annotate.py size --cells 1000000       memory and cells/s on a simulated file of 20,000 genes
@@ -28,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
-from few_labels import rotated  # noqa: E402
+from few_labels import rotated, split  # noqa: E402
 from scipy.sparse import csr_matrix, vstack  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 from sklearn.metrics import f1_score, roc_auc_score  # noqa: E402
@@ -56,6 +57,7 @@ PAIRS = (
     ("Tian_celseq2_5cl_p1", "Tian_dropseq_3cl"),
     ("Tian_dropseq_3cl", "Tian_celseq2_5cl_p1"),
 )
+FIRST_SEED = 20  # that of few_labels.py
 QUIET = ["--no-umap", "--no-report"]
 
 
@@ -123,10 +125,8 @@ def masked(cells, keep: np.ndarray, path: Path) -> Path:
 
 
 def draw(labels: np.ndarray, each: int, seed: int) -> np.ndarray:
-    """`each` labelled cells a type, at most half of a type's."""
-    rng = np.random.default_rng([seed, each])
-    rows = [rng.permutation(np.flatnonzero(labels == name)) for name in np.unique(labels.astype(str)) if name]
-    return np.sort(np.concatenate([mine[: min(each, len(mine) // 2)] for mine in rows]))
+    """`each` labelled cells a type, at most half of a type's: the splits of few_labels.py."""
+    return split(np.unique(labels.astype(str), return_inverse=True)[1], str(each), seed)
 
 
 def usable(cells):
@@ -181,7 +181,7 @@ def few(args) -> list[dict]:
     for name in labelled(args):
         cells = usable(read(args.data_dir / f"{name}.h5"))
         for each in (5, 20):
-            for seed in range(args.seeds):
+            for seed in range(FIRST_SEED, FIRST_SEED + args.seeds):
                 keep = draw(cells.labels, each, seed)
                 test = np.setdiff1d(np.arange(len(cells.labels)), keep)
                 with tempfile.TemporaryDirectory() as folder:
