@@ -598,11 +598,16 @@ def read(path: Path) -> pd.DataFrame:
     return table.drop_duplicates(["dataset", "budget", "method", "seed"], keep="last")
 
 
-def means(results: pd.DataFrame, budget: str, methods: Sequence[str], metric: str) -> pd.DataFrame:
-    """One metric over the splits that all of `methods` have: a row a dataset, a column a method."""
+def shared(results: pd.DataFrame, budget: str, methods: Sequence[str], metric: str) -> pd.DataFrame:
+    """One metric on the splits that all of `methods` have: a row a dataset and seed, a column a method."""
     wanted = results[(results["budget"] == budget) & results["method"].isin(methods)]
     wide = wanted.pivot_table(index=["dataset", "seed"], columns="method", values=metric)
-    return wide.reindex(columns=list(methods)).dropna().groupby("dataset").mean()
+    return wide.reindex(columns=list(methods)).dropna()
+
+
+def means(results: pd.DataFrame, budget: str, methods: Sequence[str], metric: str) -> pd.DataFrame:
+    """The same over the seeds: a row a dataset."""
+    return shared(results, budget, methods, metric).groupby("dataset").mean()
 
 
 def report(results: pd.DataFrame) -> str:
@@ -623,7 +628,7 @@ def report(results: pd.DataFrame) -> str:
 
 HEADER = (
     f"{'':<36}{'macro F1':>9}{'accuracy':>9}{'kappa':>8}{'- best':>9}{'95 % interval':>20}{'p':>9}"
-    f"{'won/tied/lost':>15}{'-.01':>6}{'sets':>6}"
+    f"{'won/tied/lost':>15}{'-.01':>6}{'sets':>6}{'splits':>8}"
 )
 PAIRS = (
     ("scpretrain2", "no pre-training"),
@@ -643,12 +648,12 @@ PAIRS = (
 
 def _line(results: pd.DataFrame, budget: str, method: str, best: str) -> str:
     """Means of a method; against the best single baseline; against the best baseline of each dataset."""
-    together = dict.fromkeys((*BASELINES, method))
-    both = means(results, budget, list(together), "macro_f1")
+    together = list(dict.fromkeys((*BASELINES, method)))
+    both = means(results, budget, together, "macro_f1")
     if not len(both):
         return ""
-    mine = results[(results["budget"] == budget) & (results["method"] == method)].groupby("dataset")
-    accuracy, kappa = (mine[name].mean().mean() for name in ("accuracy", "kappa"))
+    accuracy, kappa = (means(results, budget, together, name)[method].mean() for name in ("accuracy", "kappa"))
+    splits = len(shared(results, budget, together, "macro_f1"))
     text = f"{method:<36}{both[method].mean():>9.4f}{accuracy:>9.4f}{kappa:>8.4f}"
     if method == best:
         return text
@@ -661,7 +666,7 @@ def _line(results: pd.DataFrame, budget: str, method: str, best: str) -> str:
     text += f"{difference:>+9.4f}{f'{low:+.4f} {high:+.4f}':>20}{p:>9.3g}"
     if method in BASELINES:  # no competitor of itself
         return text
-    return f"{text}{counts:>15}{below:>6}{len(both):>6}"
+    return f"{text}{counts:>15}{below:>6}{len(both):>6}{splits:>8}"
 
 
 def _pairs(results: pd.DataFrame, budget: str) -> list[str]:
