@@ -159,7 +159,8 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
                 found = label(work, sink, use_consensus=args.consensus, umap=args.umap, suggestions=args.suggest)
                 found.uns["command"] = shlex.join(["python", "annotate.py", *argv])
                 arrays = {f"X_umap_{PREFIX}": found.umap} if found.umap is not None else {}
-                write_h5ad.add_fields(file, found.columns, arrays, {PREFIX: found.uns})
+                columns = {f"{PREFIX}_{name}": column for name, column in found.columns.items()}
+                write_h5ad.add_fields(file, columns, arrays, {PREFIX: found.uns})
             table_of(found, cells.rows.cells).to_csv(csv, index_label="cell", float_format="%.4f")
             if args.report:
                 page = files.enter_context(whole(beside[1]))
@@ -378,7 +379,7 @@ def annotate(
     sink = np.empty((len(cells), work.labeller.hidden), np.float32)
     found = label(work, sink, use_consensus=consensus, umap=umap, suggestions=suggest, say=say)
     for name, column in found.columns.items():
-        out.obs[name] = column
+        out.obs[f"{PREFIX}_{name}"] = column
     out.obsm[f"X_{PREFIX}"] = sink
     if found.umap is not None:
         out.obsm[f"X_umap_{PREFIX}"] = found.umap

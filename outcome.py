@@ -40,8 +40,20 @@ class Work:
 
 
 @dataclass
+class Calls:
+    """What each of the query's N cells is by itself, before clusters vote and known labels count; types as ints."""
+
+    first: np.ndarray  # (N,) the likeliest type
+    second: np.ndarray  # (N,) the next
+    confidence: np.ndarray  # (N,) probability of the likeliest
+    strange: np.ndarray  # (N,) bool: no known type explains it
+    cluster: np.ndarray  # (N,) the nearest of the clusters that vote
+    probability: np.ndarray | None  # (N, L) where clusters vote: they may turn to any type
+
+
+@dataclass
 class Found:
-    """What the query's N cells are: the columns for obs, and what else is written."""
+    """What the query's N cells are: the columns for obs, named without the prefix, and what else is written."""
 
     columns: dict[str, Any]
     umap: np.ndarray | None  # (N, 2)
@@ -59,10 +71,11 @@ def label(work: Work, sink, *, use_consensus: bool, umap: bool, suggestions: int
     types, notes = len(model.classes), []
     places = layout.umap(model.features, work.seed) if umap else None
     centres = consensus.over_cluster(model.features, seed=work.seed)[0] if types and use_consensus else None
-    calls, second = np.full(n, -1), np.full(n, -1)
-    confidences, strange = np.zeros(n, np.float32), np.zeros(n, bool)
     probability = np.zeros((n, types), np.float32) if centres is not None else None
-    clusters, drawn = np.zeros(n, int), np.zeros((n, 2), np.float32) if umap else None
+    calls = Calls(
+        np.full(n, -1), np.full(n, -1), np.zeros(n, np.float32), np.zeros(n, bool), np.zeros(n, int), probability
+    )
+    drawn = np.zeros((n, 2), np.float32) if umap else None
     at_once = n <= FIT
     begin, busy = time.perf_counter(), time.process_time()
 
@@ -70,11 +83,11 @@ def label(work: Work, sink, *, use_consensus: bool, umap: bool, suggestions: int
         sink[rows] = block.embedding
         if types:
             order = np.argsort(-block.probabilities, axis=1, kind="stable")[:, :2]
-            calls[rows], second[rows] = order[:, 0], order[:, 1]
-            confidences[rows] = block.probabilities[np.arange(len(order)), order[:, 0]]
-            strange[rows] = block.strange
+            calls.first[rows], calls.second[rows] = order[:, 0], order[:, 1]
+            calls.confidence[rows] = block.probabilities[np.arange(len(order)), order[:, 0]]
+            calls.strange[rows] = block.strange
         if centres is not None:
-            clusters[rows], probability[rows] = consensus.assign(block.features, centres), block.probabilities
+            calls.cluster[rows], probability[rows] = consensus.assign(block.features, centres), block.probabilities
         if umap:
             near = model.nearest(block.features) if block.near is None else block.near
             drawn[rows] = places[model.anchors[near[:, :3]]].mean(axis=1)
@@ -84,7 +97,7 @@ def label(work: Work, sink, *, use_consensus: bool, umap: bool, suggestions: int
     if at_once and umap:
         drawn[model.rows] = places
     if at_once and types:  # all cells were learnt from together: their own scores are the better ones
-        strange[model.rows] = model.strange
+        calls.strange[model.rows] = model.strange
     seconds, processor = time.perf_counter() - begin, time.process_time() - busy
     if not at_once:
         notes.append(
@@ -93,46 +106,47 @@ def label(work: Work, sink, *, use_consensus: bool, umap: bool, suggestions: int
         )
     found = Found({}, drawn, {}, None, None, seconds, processor, notes)
     if types:
-        found.columns, found.clusters = decide_types(
-            work, calls, second, confidences, strange, probability, clusters, centres
-        )
+        found.columns, found.clusters = decide_types(work, calls, centres)
     if suggestions:
         found.suggested = suggest_cells(work, found, suggestions, say)
     found.uns = about(work, found)
     return found
 
 
-def decide_types(work, calls, second, confidences, strange, probability, clusters, centres):
-    """The columns of obs and the table of clusters: votes overrule, then Unknown, then known labels."""
+def decide_types(work: Work, calls: Calls, centres: np.ndarray | None) -> tuple[dict[str, Any], pd.DataFrame | None]:
+    """The columns of obs and the table of clusters: votes overrule, then Unknown, then known labels.
+
+    centres (K, D): of the clusters that vote; None where none does.
+    """
     known, classes = work.known, np.array([*work.labeller.classes, UNKNOWN], dtype=object)
-    votes = np.where(known >= 0, known, np.where(strange, -1, calls))
-    final, table, extra = calls.copy(), None, {}
+    final, second, sure = calls.first, calls.second, calls.confidence
+    table, extra = None, {}
     if centres is not None:
+        clusters = calls.cluster
+        votes = np.where(known >= 0, known, np.where(calls.strange, -1, calls.first))
         voted = consensus.consensus(centres, consensus.count_votes(clusters, votes, len(centres), len(classes) - 1))
-        unsure = confidences < consensus.SURE  # a vote overrules only a cell that is less sure than a vote must be
-        final = np.where(unsure, consensus.overrule(calls, clusters, voted), calls)
-        changed = final != calls
-        second = np.where(changed, calls, second)
-        confidences = np.where(changed, probability[np.arange(len(calls)), final], confidences)
+        unsure = sure < consensus.SURE  # a vote overrules only a cell that is less sure than a vote must be
+        final = np.where(unsure, consensus.overrule(calls.first, clusters, voted), calls.first)
+        changed = final != calls.first
+        second = np.where(changed, calls.first, second)
+        sure = np.where(changed, calls.probability[np.arange(len(final)), final], sure)
         extra = {
-            f"{PREFIX}_cluster": clusters, f"{PREFIX}_cluster_type": named(voted.winner[clusters], classes),
-            f"{PREFIX}_vote_share": voted.share[clusters], f"{PREFIX}_vote_entropy": voted.entropy[clusters],
-            f"{PREFIX}_mixed": voted.mixed[clusters],
+            "cluster": clusters, "cluster_type": named(voted.winner[clusters], classes),
+            "vote_share": voted.share[clusters], "vote_entropy": voted.entropy[clusters],
+            "mixed": voted.mixed[clusters],
         }  # fmt: skip
         table = pd.DataFrame(
             {"cluster": np.arange(len(centres)), "n": np.bincount(clusters, minlength=len(centres)),
              "majority": classes[voted.winner], "share": voted.share, "entropy": voted.entropy, "mixed": voted.mixed}
         )  # fmt: skip
         table = table[table["n"] > 0]
-    second = np.where(strange, final, second)  # of Unknown: the type that is nearest
-    final, confidences = np.where(strange, -1, final), confidences.copy()
-    final = np.where(known >= 0, known, final)
-    confidences[known >= 0] = 1.0
-    second = np.where((second == final) | (known >= 0) & (second == known), -2, second)
+    second = np.where(calls.strange, final, second)  # of Unknown: the type that is nearest
+    final = np.where(known >= 0, known, np.where(calls.strange, -1, final))
+    sure = np.where(known >= 0, 1.0, sure)
+    second = np.where(second == final, -2, second)
     columns = {
-        f"{PREFIX}_cell_type": named(final, classes), f"{PREFIX}_confidence": confidences.astype(np.float32),
-        f"{PREFIX}_second_choice": named(second, classes), f"{PREFIX}_cell_call": named(calls, classes),
-        f"{PREFIX}_known": known >= 0,
+        "cell_type": named(final, classes), "confidence": sure.astype(np.float32),
+        "second_choice": named(second, classes), "cell_call": named(calls.first, classes), "known": known >= 0,
     }  # fmt: skip
     return columns | extra, table
 
@@ -157,8 +171,8 @@ def suggest_cells(work: Work, found: Found, n: int, say) -> pd.DataFrame:
     rows, groups = suggest.suggest(model.averaged, work.known[model.rows], min(n, free), probabilities, work.seed)
     table = pd.DataFrame({"cell": [work.query.rows.cells[row] for row in model.rows[rows]], "group": groups})
     for name in ("cell_type", "confidence", "second_choice", "cluster"):
-        if f"{PREFIX}_{name}" in found.columns:
-            table[name] = np.asarray(found.columns[f"{PREFIX}_{name}"])[model.rows[rows]]
+        if name in found.columns:
+            table[name] = np.asarray(found.columns[name])[model.rows[rows]]
     return table
 
 
@@ -207,7 +221,6 @@ def progress(cells: Source, what: str) -> Iterator[tuple[int, Any]]:
 def table_of(found: Found, names: Sequence[str]) -> pd.DataFrame:
     """The .csv: a row a cell, the columns of obs without the prefix, and the map."""
     table = pd.DataFrame(found.columns, index=pd.Index(names, dtype=object))
-    table.columns = [name.removeprefix(f"{PREFIX}_") for name in table.columns]
     if found.umap is not None:
         table["umap_1"], table["umap_2"] = found.umap[:, 0], found.umap[:, 1]
     return table
@@ -218,7 +231,7 @@ def page_of(work: Work, found: Found, title: str) -> report.Annotation:
     model, n = work.labeller, len(work.query)
     rows = model.rows if n > DRAWN else np.arange(n)
     cells = [work.query.rows.cells[row] for row in rows]
-    of = {name.removeprefix(f"{PREFIX}_"): values for name, values in found.columns.items()}
+    of = found.columns
     page = report.Annotation(
         title, cells, np.full(len(rows), "not labelled", dtype=object), np.full(len(rows), np.nan),
         umap=found.umap[rows] if found.umap is not None else None, overlap=work.overlap, warnings=work.warnings,
@@ -262,7 +275,7 @@ def tell(work: Work, found: Found, say: Callable[[str], None] = print) -> None:
     took = f"{found.seconds:.1f} s ({rate:,.0f} cells/s; {found.processor:.1f} s of processor time)"
     say(f"{len(work.query):,} cells in {took}")
     if found.columns:
-        counts = pd.Series(np.asarray(found.columns[f"{PREFIX}_cell_type"])).value_counts()
+        counts = pd.Series(np.asarray(found.columns["cell_type"])).value_counts()
         say("; ".join(f"{name} {count:,}" for name, count in counts.items()))
     if found.suggested is not None and len(found.suggested):
         say("label next: " + ", ".join(found.suggested["cell"].astype(str)))
