@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from stages.read import (
     Cells,
     RowBlocks,
     Unreadable,
+    beside_ids,
     ensembl_ids,
     gene_symbols,
     kind_of_names,
@@ -239,15 +240,10 @@ def refuse_names(rows: RowBlocks, genes: Sequence[str], force: bool, source: Sou
     doubled = len(genes) - empty - len({gene for gene in genes if gene.strip()})
     if not empty and not doubled:
         return
-    seen: set[str] = set()
-    first = next((gene for gene in genes if gene.strip() and (gene in seen or seen.add(gene))), "")
-    what = [f"{empty:,} empty gene names"] * bool(empty) + [f"{doubled:,} doubled gene names ({first} ...)"] * bool(
-        doubled
-    )
-    # symbols beside unique ids are doubled in every 10x file, and Cell BLAST files count on the first
-    usual = not empty and (rows.note.startswith("exprs") or "10x" in rows.note or "var column" in rows.note)
-    usual = usual or not empty and ("mtx" in rows.note or "symbol part" in rows.note)
-    if not usual and not force:
+    what = [f"{empty:,} empty gene names"] if empty else []
+    if doubled:
+        what.append(f"{doubled:,} doubled gene names ({first_twice(gene for gene in genes if gene.strip())} ...)")
+    if not force and (empty or not rows.doubled):
         raise ValueError(
             f"{rows.where}: {' and '.join(what)}; make them unique (adata.var_names_make_unique()) and name every "
             "gene, or say --force: then the first column of a name counts and nameless ones are left out"
@@ -259,12 +255,16 @@ def refuse_cells(source: Source) -> None:
     """ValueError for doubled cell names: a label could not be told which cell it belongs to."""
     names = source.rows.cells
     if len(set(names)) < len(names):
-        seen: set[str] = set()
-        first = next(name for name in names if name in seen or seen.add(name))
         raise ValueError(
-            f"{source.where}: {len(names) - len(set(names)):,} cell names occur twice ({first!r} ...); make them "
-            "unique first: adata.obs_names_make_unique()"
+            f"{source.where}: {len(names) - len(set(names)):,} cell names occur twice ({first_twice(names)!r} ...); "
+            "make them unique first: adata.obs_names_make_unique()"
         )
+
+
+def first_twice(names: Iterable[str]) -> str:
+    """The first name that was there before; one must be."""
+    seen: set[str] = set()
+    return next(name for name in names if name in seen or seen.add(name))
 
 
 def shared_genes(sources: Sequence[Source]) -> list[str]:
@@ -333,5 +333,6 @@ def matrices_of(adata, name: str) -> dict[str, Cells]:
         names = [str(cell) for cell in adata.obs_names]
         note = f"{words}, genes from {where}"
         ids = ensembl_ids(index, columns)
-        cells[words] = Cells(name, Path(name), values, genes, names, None, list(table), note, table, ids)
+        doubled = beside_ids(where)
+        cells[words] = Cells(name, Path(name), values, genes, names, None, list(table), note, table, ids, doubled)
     return cells

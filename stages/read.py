@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from stages.matrix import AS_CSR, REWRITE, Unreadable, canonical, refuse_negative, sparse, stack
 from stages.names import as_labels, as_text, ensembl_ids, gene_symbols, kind_of_names, species_from_case
-from stages.read_hdf5 import OPENERS, Layout, h5ad_nodes, kind_of_hdf5, named, numbered, opened
+from stages.read_hdf5 import OPENERS, Layout, beside_ids, h5ad_nodes, kind_of_hdf5, named, numbered, opened
 from stages.read_text import has_mtx, parse_mtx, parse_table
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Cells",
     "RowBlocks",
     "Unreadable",
+    "beside_ids",
     "gene_symbols",
     "kind_of_names",
     "open_rows",
@@ -45,6 +46,7 @@ class Cells:
     object array of str, "" for a cell without one; None where the file has no such column. columns: every
     column of its cell table, for a message that lists them. note: where values and genes came from.
     table: the columns themselves, where the file is text. ids (G): Ensembl ids of the genes, where they are known.
+    doubled: whether gene names that occur twice are usual in such a file.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Cells:
     note: str = ""
     table: dict[str, Sequence] = field(default_factory=dict, repr=False)
     ids: list[str] = field(default_factory=list, repr=False)
+    doubled: bool = False
 
 
 def read(path, *, name=None, label_key=None, layer=None, use_raw=False) -> Cells:
@@ -111,7 +114,7 @@ def _read_hdf5(kind: str, path, name, label_key, **which) -> Cells:
         layout = OPENERS[kind](file, where, **which)
         labels = labels_of(layout.columns, layout.column, label_key)
         cells = Cells(name, path, layout.whole(), layout.genes, layout.cells, labels, layout.columns, layout.note)
-        cells.ids = layout.ids
+        cells.ids, cells.doubled = layout.ids, layout.doubled
     return checked(cells, layout.remedy)
 
 
@@ -121,7 +124,7 @@ def read_10x_mtx(path, *, name=None, label_key=None) -> Cells:
     name = name or name_of(path)
     folder = path if path.is_dir() else path.parent
     counts, genes, ids, cells, note = parse_mtx(folder, f"{name} ({path})")
-    return checked(Cells(name, path, counts, genes, cells, note=note, ids=ids))
+    return checked(Cells(name, path, counts, genes, cells, note=note, ids=ids, doubled=True))
 
 
 def read_table(path, *, name=None, label_key=None) -> Cells:
@@ -130,9 +133,9 @@ def read_table(path, *, name=None, label_key=None) -> Cells:
     name = name or name_of(path)
     where = f"{name} ({path})"
     with named(where):
-        counts, genes, cells, table, note = parse_table(path, where)
+        counts, genes, cells, table, note, doubled = parse_table(path, where)
     labels = labels_of(list(table), table.get, label_key)
-    return checked(Cells(name, path, counts, genes, cells, labels, list(table), note, table))
+    return checked(Cells(name, path, counts, genes, cells, labels, list(table), note, table, doubled=doubled))
 
 
 def read_numpy(path, *, name=None, label_key=None) -> Cells:
@@ -188,6 +191,7 @@ class RowBlocks:
         self.name, self.path, self.where = name, path, f"{name} ({path})"
         self.genes, self.cells, self.columns, self.note = source.genes, source.cells, source.columns, source.note
         self.ids = source.ids  # (G,) Ensembl ids of the genes, or none
+        self.doubled = source.doubled  # gene names that occur twice are usual in such a file
         self.n_cells, self.n_genes = len(self.cells), len(self.genes)
         self.remedy = layout.remedy if layout else ""
         self._layout, self._read = layout, cells

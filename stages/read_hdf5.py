@@ -23,6 +23,7 @@ class Layout:
 
     column(key) reads one column of the cell table. keep: the matrix columns that are genes, None for all.
     remedy: what to do where the matrix holds negative values. ids (G): Ensembl ids of the genes, where they are known.
+    doubled: whether files of this kind have gene names twice; as symbols beside unique ids are in every 10x file.
     """
 
     matrix: Matrix
@@ -34,6 +35,7 @@ class Layout:
     remedy: str = ""
     keep: np.ndarray | None = field(default=None)
     ids: list[str] = field(default_factory=list)
+    doubled: bool = False
 
     def whole(self) -> csr_matrix:  # (N, G)
         """All rows."""
@@ -128,7 +130,7 @@ def open_cellblast(file: h5py.File, where: str) -> Layout:
     cells = as_text(file["obs_names"][...]).tolist() if "obs_names" in file else numbered(matrix.shape[0])
     table = file.get("obs", {})
     columns = sorted(key for key in table if isinstance(table[key], h5py.Dataset) and table[key].ndim == 1)
-    return Layout(matrix, genes, cells, columns, lambda key: table[key][...], "exprs")
+    return Layout(matrix, genes, cells, columns, lambda key: table[key][...], "exprs", doubled=True)
 
 
 def open_h5ad(file: h5py.File, where: str, *, layer: str | None = None, use_raw: bool = False) -> Layout:
@@ -157,6 +159,7 @@ def open_h5ad(file: h5py.File, where: str, *, layer: str | None = None, use_raw:
         note,
         remedy,
         ids=ensembl_ids(index, Columns(var)),
+        doubled=beside_ids(found),
     )
 
 
@@ -208,7 +211,8 @@ def open_10x(file: h5py.File, where: str) -> Layout:
         raise Unreadable(f"{where}: {len(names):,} gene names for {matrix.shape[1]:,} genes in the matrix; {REWRITE}")
     genes, found = gene_symbols(ids.tolist(), {"gene_name": names})
     cells = as_text(group["barcodes"][...]).tolist()
-    return Layout(matrix, genes, cells, [], no_column, f"{note}, genes from {found}", "", keep, ensembl_ids(ids))
+    note += f", genes from {found}"
+    return Layout(matrix, genes, cells, [], no_column, note, "", keep, ensembl_ids(ids), doubled=True)
 
 
 def open_loom(file: h5py.File, where: str) -> Layout:
@@ -229,7 +233,6 @@ def open_loom(file: h5py.File, where: str) -> Layout:
     others = {name: as_text(rows[name][...]) for name in rows if name != key and rows[name].ndim == 1}
     index = as_text(rows[key][...]).tolist()
     genes, found = gene_symbols(index, others)
-    found = found.replace("var_names", f"row_attrs/{key}")
     cell = next((key for key in ("CellID", "cell_names", "obs_names", "CellName", "Cell") if key in columns), None)
     cells = as_text(columns[cell][...]).tolist() if cell else numbered(matrix.shape[0])
     names = sorted(name for name in columns if name != cell and columns[name].ndim == 1)
@@ -239,12 +242,18 @@ def open_loom(file: h5py.File, where: str) -> Layout:
         cells,
         names,
         lambda key: columns[key][...],
-        f"matrix, genes from {found}",
+        f"matrix, genes from {found.replace('var_names', f'row_attrs/{key}')}",
         ids=ensembl_ids(index, others),
+        doubled=beside_ids(found),
     )
 
 
 OPENERS = {"cellblast": open_cellblast, "h5ad": open_h5ad, "10x": open_10x, "loom": open_loom}
+
+
+def beside_ids(found: str) -> bool:
+    """Whether `gene_symbols` found the symbols beside, or as a part of, the names that the matrix is indexed by."""
+    return not found.startswith("var_names")
 
 
 def no_column(key: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 
 from stages.matrix import Unreadable, canonical, sparse, stack
 from stages.names import as_text, ensembl_ids, gene_symbols, kind_of_names
+from stages.read_hdf5 import beside_ids
 
 CHUNK_VALUES = 4 << 20  # numbers of a table in memory at once, besides its non-zeros
 
@@ -28,7 +29,7 @@ _CELL = re.compile(
 
 
 def parse_table(path: Path, where: str):
-    """(counts (N, G) csr, genes, cells, {column: values}, note) of a csv or tsv file, gzip-compressed or not.
+    """(counts (N, G) csr, genes, cells, {column: values}, note, doubled) of a csv or tsv file, gzip-compressed or not.
 
     The first row and the first column hold names; which of them are genes is told from how they look. Columns
     that hold words are read as the cell table (rows are cells) or as further gene names (rows are genes).
@@ -88,15 +89,10 @@ def parse_table(path: Path, where: str):
     if rows_are_genes(rows, columns):
         genes, found = gene_symbols(rows, texts)
         note = f"table of genes x cells, genes from {found.replace('var_names', 'the first column')}"
-        return canonical(counts.T.tocsr(), where, "the table"), genes, columns, {}, note
+        return canonical(counts.T.tocsr(), where, "the table"), genes, columns, {}, note, beside_ids(found)
     genes, found = gene_symbols(columns)
-    return (
-        counts,
-        genes,
-        rows,
-        texts,
-        f"table of cells x genes, genes from {found.replace('var_names', 'the first row')}",
-    )
+    note = f"table of cells x genes, genes from {found.replace('var_names', 'the first row')}"
+    return counts, genes, rows, texts, note, beside_ids(found)
 
 
 def rows_are_genes(rows: list[str], columns: list[str]) -> bool:

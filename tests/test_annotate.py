@@ -326,6 +326,23 @@ def test_force_goes_on_with_doubled_genes(files):
     assert run(*line, "--force") == 0
 
 
+@pytest.mark.parametrize("where", ["index", "column", "part"])
+def test_doubled_symbols_are_usual_beside_ids_only_and_no_name_of_a_layer_changes_that(files, capsys, where):
+    cells, symbols = ad.read_h5ad(files / "few.h5ad"), [GENES[0], GENES[0], *GENES[2:]]
+    ids = [f"ENSG{i:011}" for i in range(len(GENES))]
+    if where == "column":
+        cells.var_names, cells.var["gene_symbols"] = ids, symbols
+    else:
+        cells.var_names = symbols if where == "index" else [f"{a}_{b}" for a, b in zip(ids, symbols, strict=True)]
+    cells.layers["10x mtx var column"] = cells.X
+    del cells.X
+    cells.write_h5ad(files / "in.h5ad")
+    line = ["--query", files / "in.h5ad", "--label_key", "cell_type", "--unlabeled", "Unknown"]
+    assert run(*line, "--out", files / "out.h5ad") == (2 if where == "index" else 0)
+    said = capsys.readouterr()
+    assert f"1 doubled gene names ({GENES[0]} ...)" in said.out + said.err
+
+
 # -- from Python ----------------------------------------------------------------
 def test_the_function_does_what_the_command_does_and_leaves_its_argument_alone(files):
     cells = ad.read_h5ad(files / "few.h5ad")
