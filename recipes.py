@@ -246,8 +246,7 @@ def chosen(args: argparse.Namespace, start: utils.Checkpoint | None = None) -> R
         )
     if name not in RECIPES:
         raise ValueError(f"{args.pretrained_model} is of recipe {name!r}; main.py knows {', '.join(RECIPES)}")
-    if name != "paper":
-        without_effect(theirs, f"--recipe {name}")
+    without_effect([flag for flag in theirs if flag not in RECIPES[name].flags], f"--recipe {name}")
     if theirs and not args.recipe and not start:
         print(f"--recipe paper, because of --{theirs[0]}")
     return RECIPES[name]
@@ -260,8 +259,8 @@ def of_checkpoint(checkpoint: utils.Checkpoint, args: argparse.Namespace) -> Rec
             f"{args.pretrained_model} is of recipe {checkpoint.recipe!r}; main.py tests {', '.join(RECIPES)}"
         )
     recipe = RECIPES[checkpoint.recipe]
-    lost = args.given.intersection(Paper.network_flags) - set(recipe.network_flags)
-    without_effect(sorted(lost), f"{args.pretrained_model}, which is of {recipe.name}")
+    lost = sorted(args.given.intersection(Paper.network_flags) - set(recipe.network_flags))
+    without_effect(lost, f"{args.pretrained_model}, which is of {recipe.name}")
     return recipe
 
 
