@@ -229,7 +229,7 @@ def learn_from(
     if classes:
         say(
             f"learnt {len(classes)} types in {time.perf_counter() - begin:.1f} s; calibration error on held-out "
-            f"labelled cells {labeller.ece:.3f}"
+            f"labelled cells {labeller.learnt.ece:.3f}"
         )
         if unknown and not np.isfinite(labeller.unknown.threshold):
             warnings.append("too few labels to tell unknown cells by: none is called Unknown for its strangeness")

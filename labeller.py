@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
-from query import Source
+from query import Source, shared_genes
 from stages import align, classify, confidence
 from stages.product import product
 
@@ -59,63 +59,74 @@ class Block:
     strange: np.ndarray  # (B,) bool: no known type explains it, or it has no count at all
 
 
-@dataclass
-class Labeller:
-    """A query's features, and where there are labels a classifier with its temperature and its limits.
+@dataclass(frozen=True)
+class Learnt:
+    """What labels teach: where the query's cells lie, what type that makes them, and how sure one may be of it."""
 
-    Nothing in it grows with the query: it was fitted on `rows`, and of these the anchors serve a block as neighbours.
-    """
+    weights: np.ndarray  # (G, H + V + L') of the query's genes: one product gives embedding, views and logits
+    turn: np.ndarray  # (H, E) of the encoder's view
+    shift: np.ndarray  # (D,) of all views, D = V + E
+    shared: np.ndarray | None = None  # (G,) 1 for a gene shared with the references; None without them
+    classify: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None  # features, logits -> (B, L); None: no types
+    raw: np.ndarray | None = None  # (M, L) probabilities before neighbours have their say; None where they have none
+    temperature: float = 1.0
+    ece: float = float("nan")
+    held_out: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))  # (R, 3) confidence, type called, type
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The M cells of the query that were learnt from together."""
+
+    rows: np.ndarray  # (M,) in the file
+    log: csr_matrix  # (M, G)
+    features: np.ndarray  # (M, D)
+    averaged: np.ndarray  # (M, D) over neighbours
+    probabilities: np.ndarray  # (M, L)
+    strange: np.ndarray  # (M,) bool
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """What labels a query block by block; nothing in it grows with the query."""
 
     query: Source
     embedder: Embedder
     classes: list[str]
-    hidden: int
-    weights: np.ndarray = field(repr=False)  # (G, H + V + L') of the query's genes: one product does it all
-    turn: np.ndarray = field(repr=False)  # (H, E) of the encoder's view
-    shift: np.ndarray = field(repr=False)  # (D,)
-    shared: np.ndarray | None = field(repr=False)  # (G,) 1 for a gene shared with the references; None without them
-    classify: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None  # features, logits -> (B, L)
-    temperature: float = 1.0
-    unknown: confidence.Unknown | None = None
-    ece: float = float("nan")
-    held_out: np.ndarray | None = None  # (R, 3) held-out labelled cells: confidence, type called, type
-    rows: np.ndarray | None = None  # (M,) query cells it was fitted on
-    log: csr_matrix | None = field(default=None, repr=False)  # (M, G) their values
-    features: np.ndarray | None = field(default=None, repr=False)  # (M, D)
-    averaged: np.ndarray | None = field(default=None, repr=False)  # (M, D) over neighbours
-    probabilities: np.ndarray | None = field(default=None, repr=False)  # (M, L)
-    strange: np.ndarray | None = None  # (M,) bool
-    anchors: np.ndarray | None = None  # (A,) places among the M
-    raw: np.ndarray | None = field(default=None, repr=False)  # (M, L) probabilities before neighbours had their say
+    learnt: Learnt = field(repr=False)
+    fitted: Fitted = field(repr=False)
+    anchors: np.ndarray = field(repr=False)  # (A,) places of the fitted cells that serve a block as neighbours
+    unknown: confidence.Unknown | None = field(repr=False)  # None: no cell is called Unknown for its strangeness
+
+    @property
+    def hidden(self) -> int:
+        return len(self.embedder.bias)
 
     def block(self, counts: csr_matrix) -> Block:
         """Label a block of the query as it was read, (B, genes of the file)."""
         log, empty = self.query.log(counts)
-        length = self.length(log)
-        out = product(log, self.weights)  # (B, H + V + L')
-        embedding = out[:, : self.hidden] + self.embedder.bias
-        if self.embedder.plain:
-            embedding = self.embedder(self.query, counts, log)
-        last = self.hidden + len(self.shift) - self.turn.shape[1]
-        features = np.hstack([out[:, self.hidden : last] * length, embedding @ self.turn])
-        features = (features - self.shift).astype(np.float32)  # (B, D)
-        if self.classify is None:
+        learnt, length = self.learnt, self.length(log)
+        last = self.hidden + len(learnt.shift) - learnt.turn.shape[1]
+        embedding, views, logits = np.split(product(log, learnt.weights), [self.hidden, last], axis=1)
+        embedding = self.embedder(self.query, counts, log) if self.embedder.plain else embedding + self.embedder.bias
+        features = (np.hstack([views * length, embedding @ learnt.turn]) - learnt.shift).astype(np.float32)  # (B, D)
+        if learnt.classify is None:
             return Block(embedding, features, np.zeros((len(features), 0)), None, empty)
-        near = self.nearest(features) if self.raw is not None or self.unknown is not None else None
-        probabilities = self.classify(features, out[:, last:] * length)
-        if self.raw is not None:
-            probabilities = together(probabilities, self.raw[self.anchors[near]])
-        probabilities = confidence.calibrate(probabilities, self.temperature)
+        near = self.nearest(features) if learnt.raw is not None or self.unknown is not None else None
+        probabilities = learnt.classify(features, logits * length)
+        if learnt.raw is not None:
+            probabilities = together(probabilities, learnt.raw[self.anchors[near]])
+        probabilities = confidence.calibrate(probabilities, learnt.temperature)
         strange = empty.copy()
         if self.unknown is not None:
-            around = self.features[self.anchors[near[:, : AVERAGED - 1]]].sum(axis=1)  # (B, D)
+            around = self.fitted.features[self.anchors[near[:, : AVERAGED - 1]]].sum(axis=1)  # (B, D)
             averaged = (features + around) / (1 + min(AVERAGED - 1, near.shape[1]))
             strange |= self.unknown.score(averaged, probabilities, near) > self.unknown.threshold
         return Block(embedding, features, probabilities, near, strange)
 
     def nearest(self, features: np.ndarray) -> np.ndarray:
         """The anchors nearest to each cell (B, D), nearest first, as places among the anchors: (B, K)."""
-        points = torch.from_numpy(self.features[self.anchors])  # (A, D)
+        points = torch.from_numpy(self.fitted.features[self.anchors])  # (A, D)
         k = max(1, min(VOTERS - 1, len(points) // 4))
         norm = points.square().sum(dim=1)
         parts = torch.from_numpy(features).split(512)  # the products of so many stay in the processor's cache
@@ -125,9 +136,9 @@ class Labeller:
 
     def length(self, log: csr_matrix) -> np.ndarray | float:
         """What brings each cell's shared genes to one length, (B, 1); 1 without a reference."""
-        if self.shared is None:
+        if self.learnt.shared is None:
             return 1.0
-        squares = log.multiply(log).tocsr() @ self.shared
+        squares = log.multiply(log).tocsr() @ self.learnt.shared
         return (UNIT / np.sqrt(np.maximum(squares, 1e-12)))[:, None].astype(np.float32)
 
 
@@ -153,31 +164,27 @@ def fit(
         raise ValueError(f"{query.where}: none of its cells has any count, so there is nothing to tell them by")
     embedding = embedder(query, counts, log)
     with threadpool_limits(1):  # small solvers on busy cores wait for each other ten times longer than they compute
-        if references:
-            made, others = _from_references(query, log, embedding, embedder, references, len(classes), seed)
-        else:
-            made, others = _from_query(query, log, embedding, labels[rows], len(classes), seed)
-    made.embedder, made.classes, made.rows, made.log = embedder, classes, rows, log
-    made.weights = np.hstack([embedder.columns(query.genes), made.weights])
-    made.averaged = made.features[neighbours(made.features, AVERAGED)].mean(axis=1)
-    made.strange = np.zeros(len(rows), bool)
+        learn, taught = (_from_references, references) if references else (_from_query, labels[rows])
+        learnt, features, probabilities, others = learn(query, log, embedding, embedder, taught, len(classes), seed)
+    averaged = features[neighbours(features, AVERAGED)].mean(axis=1)
     if classes and error:
-        points, theirs, probabilities = others
+        points, theirs, of_theirs = others
         foreign = np.arange(len(points) + len(rows)) >= len(points)
-        made.unknown, scores = confidence.fit_unknown(
-            np.vstack([points, made.averaged]),
-            np.vstack([probabilities, made.probabilities]),
+        unknown, scores = confidence.fit_unknown(
+            np.vstack([points, averaged]),
+            np.vstack([of_theirs, probabilities]),
             np.concatenate([theirs, labels[rows]]),
             foreign=foreign if references else None,
             error=error,
             seed=seed,
         )
-        made.strange = scores[len(points) :] > made.unknown.threshold
-        made.anchors = made.unknown.rows - len(points)
+        strange, anchors = scores[len(points) :] > unknown.threshold, unknown.rows - len(points)
     else:
         few = min(len(rows), confidence.REFERENCE)
-        made.anchors = np.sort(np.random.default_rng(seed).choice(len(rows), few, replace=False))
-    return made
+        unknown, strange = None, np.zeros(len(rows), bool)
+        anchors = np.sort(np.random.default_rng(seed).choice(len(rows), few, replace=False))
+    fitted = Fitted(rows, log, features, averaged, probabilities, strange)
+    return Labeller(query, embedder, classes, learnt, fitted, anchors, unknown)
 
 
 def choose_rows(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -204,19 +211,21 @@ def evenly(labels: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarra
     return np.sort(order[place <= limit])
 
 
-def _from_query(query: Source, log: csr_matrix, embedding: np.ndarray, labels: np.ndarray, types: int, seed: int):
-    """Labels in the query itself: three views of its cells, LR and self-training on them."""
-    made = _labeller(query, classify.fit_views(log, embedding, seed), log, embedding)
-    nothing = np.zeros((0, made.features.shape[1])), np.zeros(0, int), np.zeros((0, types))
-    made.probabilities = nothing[2]
+def _from_query(query, log, embedding, embedder, labels, types: int, seed: int):
+    """Labels in the query itself: three views of its cells, LR and self-training on them.
+
+    What was learnt; features (M, D) and probabilities (M, L) of the cells; and the same of none from elsewhere.
+    """
+    views = classify.fit_views(log, embedding, seed)
+    features = classify.features(views, log, embedding).astype(np.float32)
+    maps = _fold(views, embedder.columns(query.genes), np.arange(len(query.genes)))
+    nothing = np.zeros((0, features.shape[1])), np.zeros(0, int), np.zeros((0, types))
     if not types:
-        return made, nothing
-    features = made.features
+        return Learnt(*maps), features, np.zeros((len(features), 0)), nothing
     rng = np.random.default_rng(seed)
     few = evenly(labels, MANY, rng)
     strength = classify.choose_strength(features[few], labels[few], seed)
     model = classify.self_train(features, labels, strength)
-    made.classify = lambda f, _: _of_model(model, f, types)
     rest = np.flatnonzero(labels < 0)
     rest = rng.choice(rest, OUT_OF_FOLD, replace=False) if len(rest) > OUT_OF_FOLD else rest
     some = np.sort(np.concatenate([evenly(labels, OUT_OF_FOLD, rng), rest]))
@@ -224,10 +233,10 @@ def _from_query(query: Source, log: csr_matrix, embedding: np.ndarray, labels: n
     def again(labels: np.ndarray) -> np.ndarray:
         return _of_model(classify.self_train(features[some], labels, strength), features[some], types)
 
-    probabilities = made.classify(features, None)
-    _calibrate(made, again, labels[some], probabilities.mean(axis=0), seed)
-    made.probabilities = confidence.calibrate(probabilities, made.temperature)
-    return made, nothing
+    probabilities = _of_model(model, features, types)
+    measured = _hold_out(again, labels[some], probabilities.mean(axis=0), seed)
+    learnt = Learnt(*maps, None, lambda f, _: _of_model(model, f, types), None, *measured)
+    return learnt, features, confidence.calibrate(probabilities, learnt.temperature), nothing
 
 
 def _from_references(query, log, embedding, embedder, references, types: int, seed: int):
@@ -235,60 +244,65 @@ def _from_references(query, log, embedding, embedder, references, types: int, se
 
     Every cell is brought to one length, which takes away most of what depth and technique do. What is left is judged
     from where the types of the query lie, as far as it is known; half of that is taken away, as some types may be new.
+    What was learnt; features (M, D) and probabilities (M, L) of the query's cells; and of the references' R cells the
+    features averaged over neighbours (R, D), labels (R,) and probabilities (R, L).
     """
-    shared = set(query.genes).intersection(*(source.genes for source, _ in references))
-    genes = [gene for gene in query.genes if gene in shared]
     rng = np.random.default_rng(seed)
-    parts, embeddings, labels = [], [], []
-    for source, known in references:
-        rows = evenly(known, max(types, OF_REFERENCES // len(references)), rng)
-        counts = source.take(rows)
-        values, empty = source.log(counts)
-        parts.append(_unit(align.align(values[~empty], source.genes, genes)))
-        embeddings.append(embedder(source, counts[~empty], values[~empty]))
-        labels.append(known[rows[~empty]])
-    ours, theirs, labels = (
-        _unit(align.align(log, query.genes, genes)),
-        vstack(parts, format="csr"),
-        np.concatenate(labels),
-    )
+    genes = shared_genes([query, *(source for source, _ in references)])
+    mask = np.isin(query.genes, genes)  # (G,)
+    ours = _unit(align.align(log, query.genes, genes))  # (M, S)
+    parts, embeddings, labels = _read(references, embedder, genes, max(types, OF_REFERENCES // len(references)), rng)
+    theirs = vstack(parts, format="csr")  # (R, S)
     views = classify.fit_views(vstack([theirs, ours], format="csr"), np.vstack([*embeddings, embedding]), seed)
-    mask = np.isin(query.genes, genes)
-    made = _labeller(query, views, ours, embedding, mask)
     points = [classify.features(views, part, inside) for part, inside in zip(parts, embeddings, strict=True)]
-    centre = made.features.mean(axis=0) if len(made.features) >= FEW else np.vstack(points).mean(axis=0)
-    made.shift, made.features = made.shift + centre, (made.features - centre).astype(np.float32)
-    points = [part - part.mean(axis=0) for part in points]
-    near = neighbours(made.features, VOTERS)
+    features, points, centre = _centred(classify.features(views, ours, embedding).astype(np.float32), points)
+    near, beside = neighbours(features, VOTERS), _within(points, VOTERS)
 
     present, weights, bias = linear(theirs, labels, seed)
-    logits = ours @ weights
-    bias = bias - 0.5 * drift(logits + bias, np.asarray(theirs @ weights + bias), np.searchsorted(present, labels))
-    whole = np.zeros((len(query.genes), len(present)), np.float32)
-    whole[np.flatnonzero(mask)] = weights  # genes are in the query's order
-    made.weights = np.hstack([made.weights, whole])
-    made.classify = lambda _, logits: _of_logits(logits + bias, present, types)
-    made.raw = made.classify(None, logits)
-    probabilities = together(made.raw, made.raw[near[:, 1:]])
-
+    logits, theirs_logits = ours @ weights, theirs @ weights
+    bias = bias - 0.5 * drift(logits + bias, theirs_logits + bias, np.searchsorted(present, labels))
+    raw = _of_logits(logits + bias, present, types)
+    probabilities = voted(raw, near)
     some = evenly(labels, OUT_OF_FOLD, rng)
-    origin = np.repeat(np.arange(len(parts)), [part.shape[0] for part in parts])
-    beside = _within(points, origin, VOTERS)
-    place = np.full(len(labels), -1)
-    place[some] = np.arange(len(some))
 
     def again(known: np.ndarray) -> np.ndarray:
         rows = some[known >= 0]
         found, weights, bias = linear(theirs[rows], labels[rows], seed)
-        alone = _of_logits(theirs @ weights + bias, found, types)
-        return together(alone, alone[beside[:, 1:]])[some]
+        return voted(_of_logits(theirs @ weights + bias, found, types), beside)[some]
 
-    _calibrate(made, again, labels[some], probabilities.mean(axis=0), seed, folds=3)
-    made.probabilities = confidence.calibrate(probabilities, made.temperature)
-    theirs_now = _of_logits(theirs @ weights + bias, present, types)
-    theirs_now = confidence.calibrate(together(theirs_now, theirs_now[beside[:, 1:]]), made.temperature)
-    averaged = np.vstack(points)[beside[:, :AVERAGED]].mean(axis=1)
-    return made, (averaged, labels, theirs_now)
+    measured = _hold_out(again, labels[some], probabilities.mean(axis=0), seed, folds=3)
+    maps, turn, shift = _fold(views, embedder.columns(query.genes), np.flatnonzero(mask))
+    of_logits = np.zeros((len(query.genes), len(present)), np.float32)
+    of_logits[mask] = weights  # genes are in the query's order
+    learnt = Learnt(
+        np.hstack([maps, of_logits]), turn, shift + centre, mask.astype(np.float32),
+        lambda _, logits: _of_logits(logits + bias, present, types), raw, *measured,
+    )  # fmt: skip
+    of_theirs = voted(_of_logits(theirs_logits + bias, present, types), beside)
+    others = (
+        np.vstack(points)[beside[:, :AVERAGED]].mean(axis=1), labels,
+        confidence.calibrate(of_theirs, learnt.temperature),
+    )  # fmt: skip
+    return learnt, features, confidence.calibrate(probabilities, learnt.temperature), others
+
+
+def _read(references, embedder: Embedder, genes: list[str], most: int, rng: np.random.Generator):
+    """At most `most` labelled cells of each dataset: shared genes and embeddings, one array each; all labels (R,)."""
+    parts, embeddings, labels = [], [], []
+    for source, known in references:
+        rows = evenly(known, most, rng)
+        counts = source.take(rows)
+        log, empty = source.log(counts)
+        parts.append(_unit(align.align(log[~empty], source.genes, genes)))
+        embeddings.append(embedder(source, counts[~empty], log[~empty]))
+        labels.append(known[rows[~empty]])
+    return parts, embeddings, np.concatenate(labels)
+
+
+def _centred(features: np.ndarray, points: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """Features of the query (M, D) and of each reference, less their dataset's mean; what the query lost, (D,)."""
+    centre = features.mean(axis=0) if len(features) >= FEW else np.vstack(points).mean(axis=0)
+    return (features - centre).astype(np.float32), [part - part.mean(axis=0) for part in points], centre
 
 
 def linear(x: csr_matrix, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -327,6 +341,11 @@ def together(own: np.ndarray, around: np.ndarray) -> np.ndarray:
     return both / both.sum(axis=1, keepdims=True)
 
 
+def voted(own: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """`together` of cells (M, L) whose neighbours, itself first (M, K), are among them."""
+    return together(own, own[near[:, 1:]])
+
+
 def neighbours(points: np.ndarray, k: int) -> np.ndarray:
     """The k nearest of all cells (M, D) to each, itself first: (M, K); fewer where there are few cells."""
     k = max(1, min(k, len(points) // 4))
@@ -336,33 +355,30 @@ def neighbours(points: np.ndarray, k: int) -> np.ndarray:
     return near
 
 
-def _within(points: Sequence[np.ndarray], origin: np.ndarray, k: int) -> np.ndarray:
+def _within(points: Sequence[np.ndarray], k: int) -> np.ndarray:
     """`neighbours` within each dataset, as rows of all of them together."""
     found = [neighbours(part, k) for part in points]
     width = min(near.shape[1] for near in found)
-    return np.vstack([near[:, :width] + np.flatnonzero(origin == i)[0] for i, near in enumerate(found)])
+    before = np.cumsum([0, *(len(part) for part in points)])
+    return np.vstack([near[:, :width] + start for near, start in zip(found, before, strict=False)])
 
 
-def _labeller(query: Source, views, log: csr_matrix, embedding: np.ndarray, mask: np.ndarray | None = None):
-    """A labeller without a classifier: its views folded into one matrix, the features of the cells it is fitted on."""
-    genes = len(query.genes)
-    place = np.arange(genes) if mask is None else np.flatnonzero(mask)
-    weights, shifts, turn = [], [], np.zeros((embedding.shape[1], 0), np.float32)
+def _fold(views, encoder: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Encoder (G, H) and views as one linear map of genes (G, H + V), that of embeddings (H, E), and the shift (D,).
+
+    place: where among the G genes those lie that the views were fitted on.
+    """
+    weights, shifts, turn = [encoder], [], []
     for (source, view), weight in zip(views, classify.view_weights(views), strict=True):
         inner = (view.inverse[:, None] * view.axes * weight).astype(np.float32)
         shifts.append(view.shift @ view.axes * weight)
         if source == "encoder":
-            turn = inner
+            turn.append(inner)
             continue
-        whole = np.zeros((genes, inner.shape[1]), np.float32)
+        whole = np.zeros((len(encoder), inner.shape[1]), np.float32)
         whole[place if view.columns is None else place[view.columns]] = inner
         weights.append(whole)
-    made = Labeller(
-        query, None, [], embedding.shape[1], np.hstack(weights), turn, np.concatenate(shifts).astype(np.float32),
-        None if mask is None else mask.astype(np.float32),
-    )  # fmt: skip
-    made.features = classify.features(views, log, embedding).astype(np.float32)
-    return made
+    return np.hstack(weights), np.hstack(turn), np.concatenate(shifts).astype(np.float32)
 
 
 def _unit(log: csr_matrix) -> csr_matrix:
@@ -370,15 +386,14 @@ def _unit(log: csr_matrix) -> csr_matrix:
     return (diags((UNIT / np.sqrt(np.maximum(squares, 1e-12))).astype(np.float32)) @ log).tocsr()
 
 
-def _calibrate(labeller: Labeller, again, labels: np.ndarray, shares: np.ndarray, seed: int, folds: int = 5) -> None:
-    """Set the temperature, and measure the calibration error, on labelled cells that were held out."""
+def _hold_out(again, labels: np.ndarray, shares: np.ndarray, seed: int, folds: int = 5):
+    """Temperature, calibration error, and (R, 3) confidence, type called and type of held-out labelled cells."""
     held = confidence.out_of_fold(again, labels, len(shares), folds, seed)
-    labeller.temperature = confidence.fit_temperature(held, labels, shares)
+    temperature = confidence.fit_temperature(held, labels, shares)
     rows = np.flatnonzero(np.isfinite(held).all(axis=1) & (labels >= 0))
-    if len(rows):
-        calibrated = confidence.calibrate(held[rows], labeller.temperature)
-        labeller.ece = confidence.ece(calibrated, labels[rows])
-        labeller.held_out = np.column_stack([calibrated.max(axis=1), calibrated.argmax(axis=1), labels[rows]])
+    calibrated, truth = confidence.calibrate(held[rows], temperature), labels[rows]
+    called = np.column_stack([calibrated.max(axis=1), calibrated.argmax(axis=1), truth])
+    return temperature, confidence.ece(calibrated, truth), called
 
 
 def _of_logits(logits: np.ndarray, present: np.ndarray, types: int) -> np.ndarray:

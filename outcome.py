@@ -67,10 +67,10 @@ class Found:
 
 def label(work: Work, sink, *, use_consensus: bool, umap: bool, suggestions: int, say=print) -> Found:
     """Label every cell of the query by blocks; its embedding goes into `sink` (N, H), which takes slices."""
-    model, cells, n = work.labeller, work.query, len(work.query)
+    model, fitted, cells, n = work.labeller, work.labeller.fitted, work.query, len(work.query)
     types, notes = len(model.classes), []
-    places = layout.umap(model.features, work.seed) if umap else None
-    centres = consensus.over_cluster(model.features, seed=work.seed)[0] if types and use_consensus else None
+    places = layout.umap(fitted.features, work.seed) if umap else None
+    centres = consensus.over_cluster(fitted.features, seed=work.seed)[0] if types and use_consensus else None
     probability = np.zeros((n, types), np.float32) if centres is not None else None
     calls = Calls(
         np.full(n, -1), np.full(n, -1), np.zeros(n, np.float32), np.zeros(n, bool), np.zeros(n, int), probability
@@ -95,13 +95,13 @@ def label(work: Work, sink, *, use_consensus: bool, umap: bool, suggestions: int
     for start, counts in progress(cells, "labelling"):
         take(slice(start, start + counts.shape[0]), model.block(counts))
     if at_once and umap:
-        drawn[model.rows] = places
+        drawn[fitted.rows] = places
     if at_once and types:  # all cells were learnt from together: their own scores are the better ones
-        calls.strange[model.rows] = model.strange
+        calls.strange[fitted.rows] = fitted.strange
     seconds, processor = time.perf_counter() - begin, time.process_time() - busy
     if not at_once:
         notes.append(
-            f"Learnt from {len(model.rows):,} of the {n:,} cells (UMAP, clusters, markers); the others were labelled "
+            f"Learnt from {len(fitted.rows):,} of the {n:,} cells (UMAP, clusters, markers); the others were labelled "
             "in blocks and placed on the map beside their nearest cells."
         )
     found = Found({}, drawn, {}, None, None, seconds, processor, notes)
@@ -161,29 +161,29 @@ def named(codes: np.ndarray, classes: np.ndarray) -> pd.Categorical:
 
 def suggest_cells(work: Work, found: Found, n: int, say) -> pd.DataFrame:
     """The cells to label next, from among those that were learnt from."""
-    model = work.labeller
-    free = int((work.known[model.rows] < 0).sum())
+    fitted = work.labeller.fitted
+    free = int((work.known[fitted.rows] < 0).sum())
     if n > free:
         say(f"only {free:,} cells have no label: that many are suggested, not {n:,}")
     if not min(n, free):
         return pd.DataFrame(columns=["cell", "group"])
-    probabilities = model.probabilities if model.classes else None
-    rows, groups = suggest.suggest(model.averaged, work.known[model.rows], min(n, free), probabilities, work.seed)
-    table = pd.DataFrame({"cell": [work.query.rows.cells[row] for row in model.rows[rows]], "group": groups})
+    probabilities = fitted.probabilities if work.labeller.classes else None
+    rows, groups = suggest.suggest(fitted.averaged, work.known[fitted.rows], min(n, free), probabilities, work.seed)
+    table = pd.DataFrame({"cell": [work.query.rows.cells[row] for row in fitted.rows[rows]], "group": groups})
     for name in ("cell_type", "confidence", "second_choice", "cluster"):
         if name in found.columns:
-            table[name] = np.asarray(found.columns[name])[model.rows[rows]]
+            table[name] = np.asarray(found.columns[name])[fitted.rows[rows]]
     return table
 
 
 def about(work: Work, found: Found) -> dict[str, Any]:
     """What goes into uns['scpretrain']."""
-    model = work.labeller
+    model, learnt = work.labeller, work.labeller.learnt
     content = {
         "versions": versions(), "settings": work.settings, "genes": np.array(work.query.genes, dtype=object),
-        "classes": np.array(model.classes, dtype=object), "temperature": model.temperature, "ece": model.ece,
+        "classes": np.array(model.classes, dtype=object), "temperature": learnt.temperature, "ece": learnt.ece,
         "seed": work.seed, "recipe": work.settings["recipe"], "warnings": np.array(work.warnings, dtype=object),
-        "overlap": pd.DataFrame(work.overlap), "cells_learnt_from": len(model.rows), "command": "",
+        "overlap": pd.DataFrame(work.overlap), "cells_learnt_from": len(model.fitted.rows), "command": "",
     }  # fmt: skip
     if found.clusters is not None:
         content["clusters"] = found.clusters.set_index(found.clusters["cluster"].astype(str).to_numpy())
@@ -228,8 +228,9 @@ def table_of(found: Found, names: Sequence[str]) -> pd.DataFrame:
 
 def page_of(work: Work, found: Found, title: str) -> report.Annotation:
     """What the report says."""
-    model, n = work.labeller, len(work.query)
-    rows = model.rows if n > DRAWN else np.arange(n)
+    classes, learnt, fitted = work.labeller.classes, work.labeller.learnt, work.labeller.fitted
+    n = len(work.query)
+    rows = fitted.rows if n > DRAWN else np.arange(n)
     cells = [work.query.rows.cells[row] for row in rows]
     of = found.columns
     page = report.Annotation(
@@ -248,21 +249,21 @@ def page_of(work: Work, found: Found, title: str) -> report.Annotation:
         page.confusion = pd.crosstab(pd.Series(work.existing, name="existing"), pd.Series(types, name="predicted"))
         page.confusion = page.confusion.drop(index="", errors="ignore")
     elif (work.known >= 0).any():
-        page.known = np.array([*model.classes, ""], dtype=object)[work.known][rows]
-        if model.held_out is not None:  # kept labels agree by construction; this says something
-            names, (_, calls, truth) = np.array(model.classes, dtype=object), model.held_out.T
+        page.known = np.array([*classes, ""], dtype=object)[work.known][rows]
+        if len(learnt.held_out):  # kept labels agree by construction; this says something
+            names, (_, calls, truth) = np.array(classes, dtype=object), learnt.held_out.T
             page.confusion = pd.crosstab(names[truth.astype(int)], names[calls.astype(int)])
             page.confusion_note = (
                 "Labelled cells, each called as if it had no label; in the output their labels are kept."
             )
-    of_fitted = types[model.rows]
-    page.markers = report.marker_genes(model.log, work.query.spelled(), of_fitted)
+    of_fitted = types[fitted.rows]
+    page.markers = report.marker_genes(fitted.log, work.query.spelled(), of_fitted)
     wanted = page.markers.groupby("type", sort=False).head(3)["gene"]
-    page.dots = report.marker_dots(model.log, work.query.spelled(), of_fitted, list(dict.fromkeys(wanted)))
+    page.dots = report.marker_dots(fitted.log, work.query.spelled(), of_fitted, list(dict.fromkeys(wanted)))
     page.clusters = found.clusters
-    if np.isfinite(model.ece):
-        page.ece = model.ece
-        sure, calls, truth = model.held_out.T
+    if np.isfinite(learnt.ece):
+        page.ece = learnt.ece
+        sure, calls, truth = learnt.held_out.T
         bins = pd.DataFrame({"confidence": sure, "accuracy": (calls == truth).astype(float)})
         bins = bins.groupby(np.minimum((sure * 10).astype(int), 9))
         page.reliability = bins.mean().assign(n=bins.size()).reset_index(drop=True)

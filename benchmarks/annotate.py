@@ -238,8 +238,9 @@ def unknown(args) -> list[dict]:
                 model = learnt(args, masked(cells, rest, Path(folder) / "in.h5ad"), encoder)
                 scores = np.full(len(cells.labels), np.inf)  # an empty cell is as strange as can be
                 strange = np.ones(len(cells.labels), bool)
-                scores[model.rows] = model.unknown.score(model.averaged, model.probabilities)
-                strange[model.rows] = model.strange
+                fitted = model.fitted
+                scores[fitted.rows] = model.unknown.score(fitted.averaged, fitted.probabilities)
+                strange[fitted.rows] = fitted.strange
                 labels = cells.labels[rest].astype(str)
                 sure = {}
                 for words, a, b in (("genes", *rotated(log, rest, test)), ("PCs", points[rest], points[test])):
@@ -254,7 +255,7 @@ def unknown(args) -> list[dict]:
                      "max LR, genes": roc_auc_score(new, -sure["genes"]),
                      "max LR, PCs": roc_auc_score(new, -sure["PCs"]),
                      "PC distance": roc_auc_score(new, near),
-                     "calibration error": confidence.ece(model.probabilities, truth[model.rows]),
+                     "calibration error": confidence.ece(fitted.probabilities, truth[fitted.rows]),
                      "known flagged": strange[test][known].mean(), "unknown found": strange[test][~known].mean()}
                 )  # fmt: skip
         rows.append({"dataset": name, "types": len(types)} | pd.DataFrame(found).mean().to_dict())
