@@ -703,8 +703,12 @@ def draw(results: pd.DataFrame, path: Path) -> None:
     budgets = [b for b in BUDGETS if len(means(results, b, (*BASELINES, "scpretrain2"), "macro_f1"))]
     if not budgets:
         return
-    figure, axes = plt.subplots(1, len(budgets), figsize=(3.4 * len(budgets), 3.6), squeeze=False)
-    for axis, budget in zip(axes[0], budgets, strict=True):
+    columns = min(2, len(budgets))
+    rows = -(-len(budgets) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 3.6 * rows), squeeze=False)
+    for axis in axes.flat[len(budgets) :]:
+        axis.set_visible(False)
+    for axis, budget in zip(axes.flat[: len(budgets)], budgets, strict=True):
         table = means(results, budget, (*BASELINES, "scpretrain2"), "macro_f1")
         best = table[list(BASELINES)].max(axis=1).to_numpy()
         ours = table["scpretrain2"].to_numpy()
