@@ -20,7 +20,7 @@ import data_loader as data
 import recipes
 import utils
 from model import CentredMultiTask, Encoder, MultiTask
-from recipes import Corpus, Recipe
+from recipes import Corpus, Recipe, Test
 from stages import align, cluster, score, train
 from stages.batch import SparseRows
 from stages.files import fingerprint
@@ -257,7 +257,8 @@ def finetune_and_test(args: argparse.Namespace, device: torch.device) -> None:
             parts = data.split_of(dataset, seed, args.per_train, args.per_val, args.max_tr_num)
             for arm in utils.ARMS:
                 if run := todo.get((entry.name, arm, seed)):
-                    row = test_arm(recipe, dataset, arm, checkpoint, parts, seed, args, device) | {"run": run}
+                    test = Test(dataset, arm, checkpoint, parts, seed)
+                    row = test_arm(recipe, test, args, device) | {"run": run}
                     utils.write_result(csv_path, row)
                     print(
                         f"{entry.name}, {arm}, seed {seed}: accuracy {row['accuracy']:.3f}, kappa {row['kappa']:.3f}, "
@@ -284,27 +285,14 @@ def run_identity(
     return fingerprint("finetune", settings, weights, entry.species, names, data.stamp_of(entry.path))
 
 
-def test_arm(
-    recipe: Recipe,
-    dataset: data.Prepared,
-    arm: str,
-    checkpoint: utils.Checkpoint,
-    parts: data.Split,
-    seed: int,
-    args: argparse.Namespace,
-    device: torch.device,
-) -> dict[str, object]:
-    """Fine-tune one arm on the training cells of a split; its row of the result table, scored on the test cells."""
+def test_arm(recipe: Recipe, test: Test, args: argparse.Namespace, device: torch.device) -> dict[str, object]:
+    """Teach one arm the training cells of a split; its row of the result table, scored on the test cells."""
     begin = time.perf_counter()
-    outputs = recipe.outputs(dataset, arm, checkpoint, parts, seed, args, device)
-    row = {
-        "dataset": dataset.names.entry.name,
-        "arm": arm,
-        "seed": seed,
-        "n_train": len(parts.train),
-        "n_test": len(parts.test),
-    }
-    row |= score.scores(dataset.types.labels[parts.test], outputs)
+    outputs = recipe.outputs(test, args, device)
+    types, parts = test.dataset.types, test.parts
+    row = {"dataset": test.dataset.names.entry.name, "arm": test.arm, "seed": test.seed}
+    row |= {"n_train": len(parts.train), "n_test": len(parts.test)}
+    row |= score.scores(types.labels[parts.test], outputs)
     return row | {"seconds": time.perf_counter() - begin}
 
 

@@ -29,6 +29,21 @@ class Corpus:
     matrices: list[csr_matrix]  # (N, G) each
 
 
+@dataclass
+class Test:
+    """One arm on one split of a labelled dataset."""
+
+    dataset: data.Prepared
+    arm: str
+    checkpoint: utils.Checkpoint
+    parts: data.Split
+    seed: int
+
+    @property
+    def pretrained(self) -> bool:
+        return self.arm == utils.ARMS[0]
+
+
 class Paper:
     """The published recipe, with the published defaults."""
 
@@ -77,24 +92,16 @@ class Paper:
         """The settings a test result depends on, beside those of the split."""
         return utils.flags(args, (*self.network_flags, "pca_dim", "hid"))
 
-    def outputs(
-        self,
-        dataset: data.Prepared,
-        arm: str,
-        checkpoint: utils.Checkpoint,
-        parts: data.Split,
-        seed: int,
-        args: argparse.Namespace,
-        device: torch.device,
-    ) -> np.ndarray:
+    def outputs(self, test: Test, args: argparse.Namespace, device: torch.device) -> np.ndarray:
         """Probabilities (n_test, L) by the published network, fine-tuned on the training cells."""
-        torch.manual_seed(seed)  # both arms begin with the same classifier
+        dataset, checkpoint, parts = test.dataset, test.checkpoint, test.parts
+        torch.manual_seed(test.seed)  # both arms begin with the same classifier
         encoder: Encoder | ProjectedEncoder = Encoder(len(dataset.genes), args.hid)
         model = Classifier(encoder, len(dataset.types.classes))
-        if arm == utils.ARMS[0]:
+        if test.pretrained:
             transfer(encoder, dataset.genes, checkpoint.encoder, checkpoint.genes)
         if args.pca_ft:
-            fitted = pca.components(dataset.counts[parts.train].log1p(), args.pca_dim, seed=seed)
+            fitted = pca.components(dataset.counts[parts.train].log1p(), args.pca_dim, seed=test.seed)
             model.encoder = ProjectedEncoder(*map(torch.from_numpy, fitted), args.hid).start_from(encoder)
         model.to(device)
         labels = torch.from_numpy(dataset.types.labels).to(device)
@@ -110,7 +117,7 @@ class Paper:
             lr=args.ft_lr,
             batch=args.ft_batch_size,
             patience=args.patience,
-            seed=seed,
+            seed=test.seed,
         )
         return train.predict(model, SparseRows(dataset.counts[parts.test], device, log1p=True))
 
@@ -184,20 +191,12 @@ class ScPretrain2:
         how = {"shares": classify.SHARES, "tilt": classify.TILT, "weight": classify.ENCODER_WEIGHT}
         return {"recipe": self.name, "classifier": how}
 
-    def outputs(
-        self,
-        dataset: data.Prepared,
-        arm: str,
-        checkpoint: utils.Checkpoint,
-        parts: data.Split,
-        seed: int,
-        args: argparse.Namespace,
-        device: torch.device,
-    ) -> np.ndarray:
+    def outputs(self, test: Test, args: argparse.Namespace, device: torch.device) -> np.ndarray:
         """Probabilities (n_test, L) by the few-label classifier, with the encoder or without it.
 
         It sees all cells and the labels of the training cells; those of the validation cells it leaves alone.
         """
+        dataset, checkpoint, parts = test.dataset, test.checkpoint, test.parts
         labels = np.full(len(dataset.types.labels), -1)
         labels[parts.train] = dataset.types.labels[parts.train]
         types = len(dataset.types.classes)
@@ -205,10 +204,10 @@ class ScPretrain2:
         if len(known) == 1:  # nothing to tell apart
             return np.tile(np.arange(types) == known[0], (len(parts.test), 1)).astype(float)
         embedding = None
-        if arm == utils.ARMS[0]:
+        if test.pretrained:
             columns = align.align(dataset.counts, dataset.genes, checkpoint.genes)
             embedding = embed_counts(checkpoint.encoder, columns, log1p=False)  # (M, H)
-        return classify.classify(dataset.counts, embedding, labels, types, seed)[parts.test]
+        return classify.classify(dataset.counts, embedding, labels, types, test.seed)[parts.test]
 
 
 RECIPES = {recipe.name: recipe for recipe in (Paper(), ScPretrain2())}

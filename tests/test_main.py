@@ -347,9 +347,9 @@ def arms(monkeypatch):
     """The (dataset, arm, seed) of every run of test_arm."""
     done, test_arm = [], main.test_arm
 
-    def watch(recipe, dataset, arm, checkpoint, parts, seed, *rest):
-        row = test_arm(recipe, dataset, arm, checkpoint, parts, seed, *rest)
-        done.append((dataset.names.entry.name, arm, seed))
+    def watch(recipe, test, *rest):
+        row = test_arm(recipe, test, *rest)
+        done.append((test.dataset.names.entry.name, test.arm, test.seed))
         return row
 
     monkeypatch.setattr(main, "test_arm", watch)
