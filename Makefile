@@ -29,7 +29,7 @@ demo: $(VENV)/.run
 	$(BIN)/python main.py $(FLAGS) --is_pretrain --kmeans $(if $(RECIPE),--recipe $(RECIPE))
 	$(BIN)/python main.py $(FLAGS) --is_pretrain --kmeans --pretrain_output
 	$(BIN)/python main.py $(FLAGS) --kmeans
-	$(BIN)/python rf_svm_lr.py $(FLAGS) $(if $(QUICK),--clf lr)
+	$(BIN)/python rf_svm_lr.py $(FLAGS)
 	$(BIN)/python clus.py $(FLAGS) $(if $(QUICK),--umap none)
 	$(BIN)/python fig.py $(FLAGS)
 	@echo "corpus: $(DEMO)/corpus   checkpoint: $(DEMO)/pretrain   tables: $(DEMO)/results"

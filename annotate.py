@@ -37,6 +37,7 @@ from stages import align, cluster, directions, normalize, pca, report, write_h5a
 from stages.files import whole, writable
 from stages.read import format_of
 
+MANY_STRANGE = 0.15  # share of a query's cells; between technologies up to a tenth look strange that are not
 SPOT_CELLS = 6_000  # cells of a dataset that an encoder made on the spot is trained on
 
 
@@ -127,6 +128,8 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
 def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
     """One run: open, decide, learn, label by blocks, write."""
     beside = check_out(args.out, [args.query, *args.reference])
+    for path in (args.query, *args.reference):
+        format_of(path)  # before anything is fetched
     utils.seed_everything(args.seed)
     with ExitStack() as stack:
         table = data.orthologs(args.data_dir, offline=args.offline)
@@ -169,7 +172,9 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
                 listed = files.enter_context(whole(args.out.with_suffix(".suggest.csv")))
                 found.suggested.to_csv(listed, index=False, float_format="%.4f")
     tell(work, found)
-    print(f"{args.out}, {beside[0].name}{' and ' + beside[1].name if args.report else ''} written")
+    names = [str(args.out), beside[0].name, *([beside[1].name] if args.report else [])]
+    names += [args.out.with_suffix(".suggest.csv").name] if found.suggested is not None else []
+    print(f"{', '.join(names)} written")
 
 
 def check_out(out: Path, inputs: Sequence[Path]) -> tuple[Path, Path]:
@@ -205,18 +210,20 @@ def learn_from(
 ) -> Work:
     """Everything that comes before the first cell is labelled."""
     everything = [cells, *references]
-    q.shared_genes(everything)
+    shared = q.shared_genes(everything)
     if embed_only:
         known, theirs, classes, existing = np.full(len(cells), -1), [], [], None
     else:
         known, theirs, classes, existing = cell_types(cells, references, label_key, unlabeled, say)
     if model is not None:
         checkpoint = utils.load_checkpoint(model, gene_list=gene_list)
+        overlap = [q.check_overlap(source, checkpoint.genes, force, say) for source in everything]
         made = f"{model}, {checkpoint.recipe}"
     else:
+        least = min(len(source.genes) for source in everything)
+        overlap = [q.own_overlap(source, shared, least, say) for source in everything]
         checkpoint = pretrain_here(everything, seed, say)
         made = "made of these cells"
-    overlap = [q.check_overlap(source, checkpoint.genes, force or model is None, say) for source in everything]
     linear = checkpoint.encoder.linear
     embedder = Embedder(
         checkpoint.genes, linear.weight.detach().cpu().numpy().T.copy(), linear.bias.detach().cpu().numpy(),
@@ -231,6 +238,11 @@ def learn_from(
             f"learnt {len(classes)} types in {time.perf_counter() - begin:.1f} s; calibration error on held-out "
             f"labelled cells {labeller.learnt.ece:.3f}"
         )
+        if references and unknown is None and labeller.unexplained > MANY_STRANGE:
+            warnings.append(
+                f"{labeller.unexplained:.0%} of the query's cells look like none of the references' types. They are "
+                "called the nearest one all the same, and their confidence means nothing; --unknown calls them Unknown"
+            )
         if unknown and not np.isfinite(labeller.unknown.threshold):
             warnings.append("too few labels to tell unknown cells by: none is called Unknown for its strangeness")
     for sentence in warnings:
@@ -275,7 +287,7 @@ def cell_types(
                 "--reference"
             )
         texts.append(labels)
-    classes = sorted(set().union(*(labels.astype(str) for labels in texts)) - {""})
+    classes = sorted({str(label) for labels in texts for label in set(labels)} - {""})
     where = ", ".join(source.where for source in references or [cells])
     if clash := [name for name in classes if name.lower() == UNKNOWN.lower()]:
         raise ValueError(
@@ -283,7 +295,10 @@ def cell_types(
             f"have no label say --unlabeled {clash[0]}, else rename it"
         )
     if len(classes) < 2:
-        raise ValueError(f"{where}: only one cell type, {classes[0]!r}; two are needed to tell cells apart")
+        raise ValueError(
+            f"{where}: only one cell type, {classes[0]!r}, and two are needed to tell cells apart; label cells of "
+            "another type, or name a --reference that has more"
+        )
     place = {name: i for i, name in enumerate(classes)} | {"": -1}
     codes = [np.array([place[label] for label in labels], dtype=int) for labels in texts]
     for source, labels in zip(references or [cells], codes, strict=True):

@@ -130,6 +130,7 @@ def summary(panels: Sequence[Panel]) -> Figure:
         rows += zip(*columns[start : start + each], strict=True)
     across = max(len(row) for row in rows)
     figure = Figure(figsize=(2.5 * across, 2.75 * len(rows) + 0.4), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.12)  # inches: a title of two lines must not touch the row above
     axes = figure.subplots(len(rows), across, squeeze=False)
     for row, of_row in zip(rows, axes, strict=True):
         for axis in of_row[len(row) :]:

@@ -97,6 +97,7 @@ class Labeller:
     fitted: Fitted = field(repr=False)
     anchors: np.ndarray = field(repr=False)  # (A,) places of the fitted cells that serve a block as neighbours
     unknown: confidence.Unknown | None = field(repr=False)  # None: no cell is called Unknown for its strangeness
+    unexplained: float = 0.0  # share of the fitted cells that no type explains, at 5 % of known ones or what was asked
 
     @property
     def hidden(self) -> int:
@@ -167,7 +168,8 @@ def fit(
         learn, taught = (_from_references, references) if references else (_from_query, labels[rows])
         learnt, features, probabilities, others = learn(query, log, embedding, embedder, taught, len(classes), seed)
     averaged = features[neighbours(features, AVERAGED)].mean(axis=1)
-    if classes and error:
+    unknown, strange, unexplained = None, np.zeros(len(rows), bool), 0.0
+    if classes and (error or references):
         points, theirs, of_theirs = others
         foreign = np.arange(len(points) + len(rows)) >= len(points)
         unknown, scores = confidence.fit_unknown(
@@ -175,16 +177,18 @@ def fit(
             np.vstack([of_theirs, probabilities]),
             np.concatenate([theirs, labels[rows]]),
             foreign=foreign if references else None,
-            error=error,
+            error=error or 0.05,
             seed=seed,
         )
-        strange, anchors = scores[len(points) :] > unknown.threshold, unknown.rows - len(points)
+        found = scores[len(points) :] > unknown.threshold
+        unexplained = float(found.mean())
+    if error and unknown:
+        strange, anchors = found, unknown.rows - len(points)
     else:
-        few = min(len(rows), confidence.REFERENCE)
-        unknown, strange = None, np.zeros(len(rows), bool)
+        unknown, few = None, min(len(rows), confidence.REFERENCE)
         anchors = np.sort(np.random.default_rng(seed).choice(len(rows), few, replace=False))
     fitted = Fitted(rows, log, features, averaged, probabilities, strange)
-    return Labeller(query, embedder, classes, learnt, fitted, anchors, unknown)
+    return Labeller(query, embedder, classes, learnt, fitted, anchors, unknown, unexplained)
 
 
 def choose_rows(labels: np.ndarray, most: int, seed: int) -> np.ndarray:

@@ -27,6 +27,7 @@ from stages.files import fingerprint
 
 # What a checkpoint, or a result, depends on.
 PRETRAIN_FLAGS = ("avg_cluster_num", "batch_num", "pt_lr", "pt_patience", "hid", "seed", "kmeans", "pca_pt", "pca_dim")
+OF_PRETRAINING = ("avg_cluster_num", "batch_num", "pt_epoch", "pt_lr", "pt_patience", "recipe", "resume")
 TEST_FLAGS = ("per_train", "per_val", "max_tr_num", "label_key", "layer", "use_raw", "species")
 
 
@@ -128,10 +129,17 @@ def pretrain(args: argparse.Namespace, device: torch.device) -> None:
         ),
     )
     utils.state_path(args.save_model).unlink(missing_ok=True)
+    again = f", for the {phase - 1}th time" if phase > 3 else ", for the second time" if phase == 3 else ""
     print(
-        f"phase {phase}: {progress.epoch} epochs, lowest loss {progress.best_loss:.4f}; {args.save_model} written\n"
-        f"next: python main.py --kmeans --data_dir {args.data_dir} --pretrained_model {args.save_model}"
+        f"phase {min(phase, 2)}{again}: {progress.epoch} epochs, lowest loss {progress.best_loss:.4f}; "
+        f"{args.save_model} written"
     )
+    saved = {"pretrained_model"} if "save_model" in args.given else set()
+    after = argparse.Namespace(**vars(args) | {"pretrained_model": args.save_model, "given": args.given | saved})
+    if not start:
+        words = f"main.py --is_pretrain --kmeans --pretrain_output --save_model {args.save_model}"
+        print(f"next, phase 2: {utils.command_line(words, after)}")
+    print(f"next: {utils.command_line('main.py --kmeans', after)}")
 
 
 def pseudo_labels(
@@ -230,6 +238,7 @@ def finetune_and_test(args: argparse.Namespace, device: torch.device) -> None:
     """Both arms on every labelled dataset, the same split and the same first weights for both; then the table."""
     checkpoint = utils.checkpoint_of(args)
     recipe = recipes.of_checkpoint(checkpoint, args)
+    recipes.without_effect(sorted(args.given.intersection(OF_PRETRAINING)), "testing (without --is_pretrain)")
     if checkpoint.encoder.hidden != args.hid:
         raise ValueError(
             f"{args.pretrained_model} has {checkpoint.encoder.hidden} hidden units; use --hid "

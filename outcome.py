@@ -141,6 +141,7 @@ def decide_types(work: Work, calls: Calls, centres: np.ndarray | None) -> tuple[
         )  # fmt: skip
         table = table[table["n"] > 0]
     second = np.where(calls.strange, final, second)  # of Unknown: the type that is nearest
+    second = np.where(known >= 0, calls.first, second)  # of a label that was given: what the cell was called
     final = np.where(known >= 0, known, np.where(calls.strange, -1, final))
     sure = np.where(known >= 0, 1.0, sure)
     second = np.where(second == final, -2, second)
@@ -277,6 +278,8 @@ def tell(work: Work, found: Found, say: Callable[[str], None] = print) -> None:
     say(f"{len(work.query):,} cells in {took}")
     if found.columns:
         counts = pd.Series(np.asarray(found.columns["cell_type"])).value_counts()
+        if work.labeller.unknown is not None:
+            counts[UNKNOWN] = counts.get(UNKNOWN, 0)
         say("; ".join(f"{name} {count:,}" for name, count in counts.items()))
     if found.suggested is not None and len(found.suggested):
         say("label next: " + ", ".join(found.suggested["cell"].astype(str)))

@@ -231,7 +231,11 @@ def species_of(genes: Sequence[str], table: Mapping[str, str]) -> tuple[str, flo
         # old human symbols live on as mouse ones, so a few prove nothing
         if told != by_name and max(of_human, of_mouse) > covered / 2:
             return by_name, max(of_human, of_mouse) / (of_human + of_mouse), "symbols that only one species has"
-    return told, share, "the Ensembl prefix" if genes and genes[0].startswith("ENS") else "the case of the symbols"
+    return (
+        told,
+        share,
+        "the Ensembl prefix" if kind_of_names(genes).startswith("ensembl") else "the case of the symbols",
+    )
 
 
 def refuse_names(rows: RowBlocks, genes: Sequence[str], force: bool, source: Source) -> None:
@@ -255,9 +259,10 @@ def refuse_cells(source: Source) -> None:
     """ValueError for doubled cell names: a label could not be told which cell it belongs to."""
     names = source.rows.cells
     if len(set(names)) < len(names):
+        repeats = len(names) - len(set(names))
         raise ValueError(
-            f"{source.where}: {len(names) - len(set(names)):,} cell names occur twice ({first_twice(names)!r} ...); "
-            "make them unique first: adata.obs_names_make_unique()"
+            f"{source.where}: cell names occur more than once ({first_twice(names)!r} ..., {repeats:,} repeats); make "
+            "them unique first: adata.obs_names_make_unique()"
         )
 
 
@@ -278,6 +283,23 @@ def shared_genes(sources: Sequence[Source]) -> list[str]:
             + ". Both need the same kind of names; put gene symbols into var_names or a column gene_symbols"
         )
     return [gene for gene in first.genes if gene in shared]
+
+
+def own_overlap(source: Source, shared: Sequence[str], least: int, say: Callable[[str], None] = print) -> dict:
+    """Say how many of a dataset's genes all files have, where an encoder is made of these.
+
+    A warning under 50 % for the file that has fewest, `least`: to a panel of genes the others always lose many.
+    """
+    share = len(shared) / len(source.genes)
+    have = f"{len(shared):,} of its {len(source.genes):,}"
+    say(f"{source.name}: {have} {source.kind_of_genes()} are in all files and used")
+    if share < LOW_OVERLAP and len(source.genes) == least:
+        source.warnings.append(
+            f"{source.name}: only {have} genes ({share:.0%}) are in all files, and labels may suffer. Files with all "
+            "genes do better, and all must name them the same way: put symbols into var_names or a column gene_symbols"
+        )
+    return {"dataset": source.name, "species": source.species, "names": KINDS[source.kind],
+            "genes": len(source.genes), "used": len(shared), "share": share}  # fmt: skip
 
 
 def check_overlap(source: Source, genes: Sequence[str], force: bool, say: Callable[[str], None] = print) -> dict:

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import random
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -37,6 +38,10 @@ RESULT_COLUMNS = [
 CLUSTER_COLUMNS = ["dataset", "arm", "seed", "n_cells", "n_types", "ari", "nmi", "silhouette", "run"]
 DATA_FLAGS = ("data_dir", "datasets", "exclude", "species", "np_input", "ann_input", "base_url", "offline")
 VALUE_FLAGS = ("layer", "use_raw")
+KEPT_FLAGS = (  # in a command that the program proposes
+    *("data_dir", "datasets", "exclude", "species", "np_input", "ann_input", "base_url", "label_key", *VALUE_FLAGS),
+    *("cache_dir", "pretrained_model", "gene_list", "hid", "save_result", "figs", "format", "offline"),
+)
 CLASSIFIERS = ("svm", "rf", "lr", "knn")
 FORMATS = ("pdf", "png", "svg")
 BASE_URL = "https://cblast.gao-lab.org"
@@ -277,10 +282,15 @@ def flags(args: argparse.Namespace, wanted: Sequence[str]) -> dict[str, Any]:
 
 
 def command_line(words: str, args: argparse.Namespace) -> str:
-    """What to type for `words` (script and flags) with the folders and files of this run."""
-    usual = {"data_dir": "dataset", "pretrained_model": "pretrain/scPretrain.out", "save_result": "results/result.out"}
-    given = [f" --{name} {getattr(args, name)}" for name, path in usual.items() if getattr(args, name) != Path(path)]
-    return f"python {words}{''.join(given)}{' --offline' if args.offline else ''}"
+    """What to type for `words` (script and flags) with the data, folders and files that this run was given."""
+    given = []
+    for name in KEPT_FLAGS:
+        value = getattr(args, name)
+        if name not in args.given or value is False:
+            continue
+        text = "" if value is True else ",".join(value) if isinstance(value, list) else str(value)
+        given += [f"--{name}", *([text] if text else [])]
+    return f"python {words} {shlex.join(given)}".rstrip()
 
 
 def checkpoint_of(args: argparse.Namespace) -> "Checkpoint":

@@ -35,6 +35,7 @@ def draw(folder, *flags):
 
 def panels_of(folder):
     args = utils.build_parser("").parse_args(["--save_result", str(folder / "result.out")])
+    args.given = {"save_result"}
     return {panel.name: panel for panel in fig.collect(args)[0]}
 
 

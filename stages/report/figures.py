@@ -45,7 +45,12 @@ def confusion(table: pd.DataFrame, counts: Mapping[str, int], unknown: str) -> d
         "zmax": 1,
         "xgap": 1,
         "ygap": 1,
-        "colorbar": {"title": {"text": "of the label"}, "tickformat": ".0%", "thickness": 12, "len": 0.9},
+        "colorbar": {
+            "title": {"text": "of the label", "side": "right"},
+            "tickformat": ".0%",
+            "thickness": 12,
+            "len": 0.9,
+        },
     }
     notes = []
     if n_across <= 16 and n_down <= 16:

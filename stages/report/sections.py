@@ -63,7 +63,7 @@ def fill(name: str, **values: str) -> str:
 # -- the sections ----------------------------------------------------------------
 def _map(a: Annotation) -> str:
     if a.umap is None:
-        return _paragraphs(["No map was made of these cells.", *a.notes])
+        return _paragraphs(a.notes)
     items = []
     for k, (name, count) in enumerate(a.counts.items()):
         items.append(
