@@ -87,6 +87,28 @@ def test_a_reference_of_another_depth_labels_a_query_without_labels(files):
     assert same(ad.read_h5ad(out)) > 0.95
 
 
+def test_types_the_reference_lacks_and_genes_it_lacks_are_warned_of(files, capsys):
+    world(3, 80, types=TYPES[:2])[:, :100].copy().write_h5ad(files / "two.h5ad")
+    out = files / "out.h5ad"
+    line = ["--query", files / "few.h5ad", "--reference", files / "two.h5ad", "--label_key", "cell_type", "--out", out]
+    assert run(*line) == 0
+    said = capsys.readouterr().out
+    assert "look like none of the references' types" in said and "100 of its 100 human gene symbols" in said
+    assert run(*line[:-1], files / "b.h5ad", "--unknown") == 0
+    assert "look like none" not in capsys.readouterr().out
+
+
+def test_few_shared_genes_are_warned_of_where_fewest_are(files, capsys):
+    one, two = world(1), world(2)
+    one.var_names = [f"X{name}" if i > 60 else name for i, name in enumerate(one.var_names)]
+    one.write_h5ad(files / "one.h5ad")
+    two[:, :200].copy().write_h5ad(files / "two.h5ad")
+    line = ["--query", files / "one.h5ad", "--reference", files / "two.h5ad", "--label_key", "cell_type"]
+    assert run(*line, "--out", files / "out.h5ad") == 0
+    said = capsys.readouterr().out
+    assert "warning: two: only 61 of its 200 genes (30%)" in said and "warning: one: only" not in said
+
+
 def test_two_references_bring_the_types_of_both(files):
     world(3, types=TYPES[:2]).write_h5ad(files / "one.h5ad")
     world(4, types=TYPES[1:]).write_h5ad(files / "two.h5ad")

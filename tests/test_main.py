@@ -718,6 +718,15 @@ def test_flags_of_a_network_are_said_to_have_no_effect_on_a_checkpoint_without_o
     assert "which is of scpretrain2: --ft_epoch, --ft_lr" in capsys.readouterr().out
 
 
+def test_proposed_commands_keep_the_flags_of_the_run(run, tmp_path, capsys):
+    assert run(*SECOND, "--datasets", "Mouse_A,Mouse_B") == 0
+    said = capsys.readouterr().out
+    flags = f"--data_dir {tmp_path / 'data'} --datasets Mouse_A,Mouse_B --pretrained_model {tmp_path / 'model.out'}"
+    assert f"next: python main.py --kmeans {flags}" in said and "next, phase 2: python main.py --is_pretrain" in said
+    assert run("--batch_num", 3) == 0
+    assert "no effect with testing (without --is_pretrain): --avg_cluster_num, --batch_num" in capsys.readouterr().out
+
+
 def test_values_that_cannot_be_normalised_are_a_line_with_the_dataset(run, corpus, capsys):
     with h5py.File(corpus / "Mouse_A.h5", "r+") as file:
         file["exprs"]["data"][0] = -3
