@@ -238,6 +238,7 @@ def page_of(work: Work, found: Found, title: str) -> report.Annotation:
         title, cells, np.full(len(rows), "not labelled", dtype=object), np.full(len(rows), np.nan),
         umap=found.umap[rows] if found.umap is not None else None, overlap=work.overlap, warnings=work.warnings,
         notes=found.notes, settings=work.settings, versions=versions(), command=found.uns["command"], unknown=UNKNOWN,
+        called=bool(of),
     )  # fmt: skip
     if not of:
         return page

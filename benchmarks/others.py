@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,7 +78,11 @@ def scvi(counts: csr_matrix, seed: int) -> SCVI:
     _quiet(seed)
     adata = anndata.AnnData(counts.astype(np.float32))
     most = min(VARIABLE_GENES, counts.shape[1])
-    scanpy.pp.highly_variable_genes(adata, flavor="seurat_v3", n_top_genes=most, subset=True)
+    choose = partial(scanpy.pp.highly_variable_genes, adata, flavor="seurat_v3", n_top_genes=most, subset=True)
+    try:
+        choose()
+    except ValueError:  # its loess is singular where many genes share a mean: then over all of them
+        choose(span=1.0)
     package.model.SCVI.setup_anndata(adata)
     model = package.model.SCVI(adata, n_layers=2, n_latent=30, gene_likelihood="nb")
     model.train(accelerator="cpu", enable_progress_bar=False, logger=False)

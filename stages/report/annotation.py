@@ -45,6 +45,7 @@ class Annotation:
     notes           sentences, shown under the map, e.g. how cells were sampled
     settings, versions, command   how the page came about
     unknown         the name that stands for "no known type"
+    called          False: cells have no types, the page is about their embedding
     """
 
     title: str
@@ -69,6 +70,7 @@ class Annotation:
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     unknown: str = "Unknown"
+    called: bool = True
 
     @property
     def total(self) -> int:

@@ -21,7 +21,7 @@ def sections(a: Annotation) -> list[tuple[str, str, str]]:
     """(id, heading, HTML) of those that have something to say."""
     every = [
         ("map", "Map", _map(a)),
-        ("types", "Cells per type", _types(a)),
+        ("types", "Cells per type", _types(a) if a.called else ""),
         ("agreement", "Existing labels", _agreement(a)),
         ("markers", "Marker genes", _markers(a)),
         ("clusters", "Cluster consensus", _clusters(a)),
@@ -34,12 +34,13 @@ def sections(a: Annotation) -> list[tuple[str, str, str]]:
 
 def summary(a: Annotation) -> str:
     n_types = sum(name != a.unknown for name in a.counts)
-    tiles = [
-        (f"{a.total:,}", "cell" if a.total == 1 else "cells"),
-        (f"{n_types:,}", "cell type" if n_types == 1 else "cell types"),
-        (percent(a.counts.get(a.unknown, 0) / max(a.total, 1)), a.unknown),
-        (number(_median(a.confidence), 2), "median confidence"),
-    ]
+    tiles = [(f"{a.total:,}", "cell" if a.total == 1 else "cells")]
+    if a.called:
+        tiles += [
+            (f"{n_types:,}", "cell type" if n_types == 1 else "cell types"),
+            (percent(a.counts.get(a.unknown, 0) / max(a.total, 1)), a.unknown),
+            (number(_median(a.confidence), 2), "median confidence"),
+        ]
     if a.ece is not None:
         tiles.append((number(float(a.ece)), "calibration error"))
     pairs = "".join(f"<div><dt>{text(word)}</dt><dd>{text(value)}</dd></div>" for value, word in tiles)
