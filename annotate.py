@@ -127,7 +127,7 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
 
 def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
     """One run: open, decide, learn, label by blocks, write."""
-    beside = check_out(args.out, [args.query, *args.reference])
+    table_file, page_file, list_file = check_out(args.out, [args.query, *args.reference])
     for path in (args.query, *args.reference):
         format_of(path)  # before anything is fetched
     utils.seed_everything(args.seed)
@@ -151,7 +151,7 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
         )  # fmt: skip
         h5ad = format_of(args.query) == "h5ad"
         with ExitStack() as files:  # all of them take their names at the end, or none does
-            part, csv = (files.enter_context(whole(path)) for path in (args.out, beside[0]))
+            part, csv = (files.enter_context(whole(path)) for path in (args.out, table_file))
             if h5ad:
                 write_h5ad.copy_file(args.query, part)
             else:
@@ -166,25 +166,25 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
                 write_h5ad.add_fields(file, columns, arrays, {PREFIX: found.uns})
             table_of(found, cells.rows.cells).to_csv(csv, index_label="cell", float_format="%.4f")
             if args.report:
-                page = files.enter_context(whole(beside[1]))
+                page = files.enter_context(whole(page_file))
                 report.write_report(page, page_of(work, found, args.out.stem))
             if found.suggested is not None:
-                listed = files.enter_context(whole(args.out.with_suffix(".suggest.csv")))
+                listed = files.enter_context(whole(list_file))
                 found.suggested.to_csv(listed, index=False, float_format="%.4f")
     tell(work, found)
-    names = [str(args.out), beside[0].name, *([beside[1].name] if args.report else [])]
-    names += [args.out.with_suffix(".suggest.csv").name] if found.suggested is not None else []
+    names = [str(args.out), table_file.name, *([page_file.name] if args.report else [])]
+    names += [list_file.name] if found.suggested is not None else []
     print(f"{', '.join(names)} written")
 
 
-def check_out(out: Path, inputs: Sequence[Path]) -> tuple[Path, Path]:
-    """The .csv and .html beside `out`; ValueError where one would overwrite an input, or nothing can be written."""
+def check_out(out: Path, inputs: Sequence[Path]) -> tuple[Path, Path, Path]:
+    """The .csv, .html and .suggest.csv beside `out`; ValueError where one would overwrite an input, or none can be."""
     if out.suffix != ".h5ad":
         raise ValueError(f"--out {out} must end in .h5ad, that is what is written")
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder; name a file in it")
-    beside = out.with_suffix(".csv"), out.with_suffix(".html")
-    for path in (out, *beside, out.with_suffix(".suggest.csv")):
+    beside = out.with_suffix(".csv"), out.with_suffix(".html"), out.with_suffix(".suggest.csv")
+    for path in (out, *beside):
         for other in inputs:
             if path.exists() and other.exists() and path.samefile(other) or path.absolute() == other.absolute():
                 raise ValueError(f"--out {out} would overwrite the input {other}; name another file")
@@ -222,7 +222,7 @@ def learn_from(
     else:
         least = min(len(source.genes) for source in everything)
         overlap = [q.own_overlap(source, shared, least, say) for source in everything]
-        checkpoint = pretrain_here(everything, seed, say)
+        checkpoint = pretrain_here(everything, shared, seed, say)
         made = "made of these cells"
     linear = checkpoint.encoder.linear
     embedder = Embedder(
@@ -314,10 +314,9 @@ def cell_types(
     return np.full(len(cells), -1), codes, classes, existing
 
 
-def pretrain_here(sources: Sequence[Source], seed: int, say) -> utils.Checkpoint:
+def pretrain_here(sources: Sequence[Source], genes: list[str], seed: int, say) -> utils.Checkpoint:
     """No checkpoint at hand: an encoder made of the very cells, on the genes they share."""
     begin = time.perf_counter()
-    genes = q.shared_genes(sources)
     matrices = []
     for source in sources:
         rows = learn.choose_rows(np.full(len(source), -1), SPOT_CELLS, seed)

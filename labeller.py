@@ -235,11 +235,11 @@ def _from_query(query, log, embedding, embedder, labels, types: int, seed: int):
     some = np.sort(np.concatenate([evenly(labels, OUT_OF_FOLD, rng), rest]))
 
     def again(labels: np.ndarray) -> np.ndarray:
-        return _of_model(classify.self_train(features[some], labels, strength), features[some], types)
+        return classify.predict(classify.self_train(features[some], labels, strength), features[some], types)
 
-    probabilities = _of_model(model, features, types)
+    probabilities = classify.predict(model, features, types)
     measured = _hold_out(again, labels[some], probabilities.mean(axis=0), seed)
-    learnt = Learnt(*maps, None, lambda f, _: _of_model(model, f, types), None, *measured)
+    learnt = Learnt(*maps, None, lambda f, _: classify.predict(model, f, types), None, *measured)
     return learnt, features, confidence.calibrate(probabilities, learnt.temperature), nothing
 
 
@@ -403,7 +403,3 @@ def _hold_out(again, labels: np.ndarray, shares: np.ndarray, seed: int, folds: i
 def _of_logits(logits: np.ndarray, present: np.ndarray, types: int) -> np.ndarray:
     """Probabilities (B, L) from logits of the types that are present (B, L')."""
     return classify.spread(softmax(logits, axis=1), present, types)
-
-
-def _of_model(model: LogisticRegression, x: np.ndarray, types: int) -> np.ndarray:
-    return classify.spread(model.predict_proba(x), model.classes_, types)

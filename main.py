@@ -75,7 +75,6 @@ def pretrain(args: argparse.Namespace, device: torch.device) -> None:
         data.report_overlap(names, genes, of)
     genes_hash = fingerprint(genes)
     matrices = [data.aligned(names, genes, cache, genes_hash, **recipe.reading, **file_values(args)) for names in named]
-    corpus = Corpus(named, genes, matrices)
     cells = sum(matrix.shape[0] for matrix in matrices)
     kinds = ", ".join(sorted(set(species)))
     print(f"recipe {recipe.name}: {len(named)} datasets, {cells:,} cells, {len(genes):,} genes ({kinds})")
@@ -87,13 +86,14 @@ def pretrain(args: argparse.Namespace, device: torch.device) -> None:
         pseudo_labels(recipe, names, matrix, encoder, start, cache, genes_hash, method, args, device)
         for names, matrix in zip(named, matrices, strict=True)
     ]
+    corpus = Corpus(named, genes, matrices, labels)
     print(
         f"pseudo-labels by {method} of the {'encoder outputs' if start else 'inputs'}: "
-        f"{sum(map(sum, recipes.partitions(labels))):,} clusters in {time.perf_counter() - begin:.1f} s"
+        f"{sum(map(sum, corpus.partitions)):,} clusters in {time.perf_counter() - begin:.1f} s"
     )
 
     utils.seed_everything(args.seed)
-    model, optimizer, how = recipe.training(corpus, labels, encoder, args, device)
+    model, optimizer, how = recipe.training(corpus, encoder, args, device)
     tasks = [
         train.Task(
             names.entry.name, SparseRows(matrix, device, log1p=recipe.log1p), torch.from_numpy(targets).to(device)
@@ -129,7 +129,7 @@ def pretrain(args: argparse.Namespace, device: torch.device) -> None:
         ),
     )
     utils.state_path(args.save_model).unlink(missing_ok=True)
-    again = f", for the {phase - 1}th time" if phase > 3 else ", for the second time" if phase == 3 else ""
+    again = f", run {phase - 1} of it" if phase > 2 else ""
     print(
         f"phase {min(phase, 2)}{again}: {progress.epoch} epochs, lowest loss {progress.best_loss:.4f}; "
         f"{args.save_model} written"

@@ -27,6 +27,12 @@ class Corpus:
     named: list[data.Names]
     genes: list[str]
     matrices: list[csr_matrix]  # (N, G) each
+    labels: list[np.ndarray]  # pseudo-labels (N, P) each
+
+    @property
+    def partitions(self) -> list[list[int]]:
+        """The number of clusters of every partition of every dataset."""
+        return [[int(column.max()) + 1 for column in targets.T] for targets in self.labels]
 
 
 @dataclass
@@ -67,12 +73,7 @@ class Paper:
         return found.numpy() if device.type == "cpu" else found
 
     def training(
-        self,
-        corpus: Corpus,
-        labels: Sequence[np.ndarray],
-        start: Encoder | None,
-        args: argparse.Namespace,
-        device: torch.device,
+        self, corpus: Corpus, start: Encoder | None, args: argparse.Namespace, device: torch.device
     ) -> tuple[MultiTask, torch.optim.Optimizer, dict[str, Any]]:
         """The network with a head for every partition, its optimizer, and how `train.pretrain` goes about it."""
         encoder = start or Encoder(len(corpus.genes), args.hid)
@@ -80,7 +81,7 @@ class Paper:
             components, centre = pca.components(log1p_sample(corpus.matrices, args.seed), args.pca_dim, seed=args.seed)
             projected = ProjectedEncoder(torch.from_numpy(components), torch.from_numpy(centre), args.hid).to(device)
             encoder = projected.start_from(encoder.to(device)) if start else projected
-        model = MultiTask(encoder, partitions(labels)).to(device)
+        model = MultiTask(encoder, corpus.partitions).to(device)
         optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=args.pt_lr, fused=True)
         return model, optimizer, {"epochs": args.pt_epoch, "patience": args.pt_patience}
 
@@ -151,18 +152,13 @@ class ScPretrain2:
         return embed_counts(encoder, matrix, log1p=False)
 
     def training(
-        self,
-        corpus: Corpus,
-        labels: Sequence[np.ndarray],
-        start: Encoder | None,
-        args: argparse.Namespace,
-        device: torch.device,
+        self, corpus: Corpus, start: Encoder | None, args: argparse.Namespace, device: torch.device
     ) -> tuple[CentredMultiTask, torch.optim.Optimizer, dict[str, Any]]:
         """The network, starting in both phases at the directions that separate the pseudo-clusters; its optimizer."""
         measured = [np.isin(corpus.genes, names.genes) for names in corpus.named]
-        arrays = map(torch.from_numpy, directions.start(corpus.matrices, measured, labels, args.hid))
+        arrays = map(torch.from_numpy, directions.start(corpus.matrices, measured, corpus.labels, args.hid))
         cells = [matrix.shape[0] for matrix in corpus.matrices]
-        model = CentredMultiTask(*arrays, partitions(labels), cells, dropout=self.DROPOUT).to(device)
+        model = CentredMultiTask(*arrays, corpus.partitions, cells, dropout=self.DROPOUT).to(device)
         epochs = args.pt_epoch if "pt_epoch" in args.given else self.EPOCHS[2 if start else 1]
         optimizer, schedule = self.one_cycle(model, epochs * args.batch_num)
         sizes = [max(self.LEAST_STEP_CELLS, round(self.STEP_CELLS * share)) for share in model.shares]
@@ -212,11 +208,6 @@ class ScPretrain2:
 
 RECIPES = {recipe.name: recipe for recipe in (Paper(), ScPretrain2())}
 Recipe = Paper | ScPretrain2
-
-
-def partitions(labels: Sequence[np.ndarray]) -> list[list[int]]:
-    """The number of clusters of every partition of every dataset, from its pseudo-labels (N, P)."""
-    return [[int(column.max()) + 1 for column in targets.T] for targets in labels]
 
 
 def log1p_sample(matrices: Sequence[csr_matrix], seed: int) -> csr_matrix:

@@ -206,7 +206,7 @@ def learnt(args, path: Path, encoder: Path):
     table = data.orthologs(args.data_dir, offline=True)
     with contextlib.redirect_stdout(io.StringIO()), q.open_source(path, table) as source:
         if not encoder.exists():  # made without labels: the same whatever type is left out
-            utils.save_checkpoint(encoder, command.pretrain_here([source], 0, print))
+            utils.save_checkpoint(encoder, command.pretrain_here([source], source.genes, 0, print))
         return command.learn_from(
             source, [], encoder, label_key="cell_type", unlabeled=["Unknown"], embed_only=False,
             unknown=0.05, seed=0, force=True,

@@ -423,7 +423,7 @@ def predict(
     labels[rows] = y
     strength = classify.choose_strength(points[rows], y, seed)
     shares = classify.SHARES if OURS[method][1] else ()
-    return spread(classify.self_train(points, labels, strength, shares), points[others], dataset.types)
+    return classify.predict(classify.self_train(points, labels, strength, shares), points[others], dataset.types)
 
 
 def features(dataset: Dataset, kind: str | None, checkpoint: utils.Checkpoint | None) -> np.ndarray:
@@ -447,12 +447,6 @@ def features(dataset: Dataset, kind: str | None, checkpoint: utils.Checkpoint | 
 
 def gene_views(dataset: Dataset) -> list:
     return dataset.once("views", lambda: classify.fit_views(dataset.x, None, 0))
-
-
-def spread(model: object, points: np.ndarray, types: int) -> np.ndarray:
-    out = np.zeros((points.shape[0], types))
-    out[:, model.classes_] = model.predict_proba(points)
-    return out
 
 
 def network(
@@ -488,13 +482,13 @@ def baseline(dataset: Dataset, method: str, rows: np.ndarray, others: np.ndarray
     y = dataset.y[rows]
     if method == "random forest":
         forest = RandomForestClassifier(TREES, random_state=seed, n_jobs=1).fit(dataset.x[rows], y)
-        return spread(forest, dataset.x[others], dataset.types)
+        return classify.predict(forest, dataset.x[others], dataset.types)
     if method == "LR on 50 PCs":  # of all cells, without labels; the total variance is 100, as ours
         points = dataset.once("pcs", lambda: gene_views(dataset)[0][1](dataset.x) * 10)
-        return spread(tuned(_regression, STRENGTHS, points[rows], y, seed), points[others], dataset.types)
+        return classify.predict(tuned(_regression, STRENGTHS, points[rows], y, seed), points[others], dataset.types)
     inside, outside = dataset.once(("rotated", rows.tobytes()), lambda: rotated(dataset.x, rows, others))
     if method == "LR":
-        return spread(tuned(_regression, STRENGTHS, inside, y, seed), outside, dataset.types)
+        return classify.predict(tuned(_regression, STRENGTHS, inside, y, seed), outside, dataset.types)
     dual = True if len(rows) > CHOSEN_ON else "auto"  # on many cells "auto" is the primal, ten times as slow
     svm = tuned(lambda strength: _machine(strength, dual), MARGINS, inside, y, seed)
     values = decisions(svm, outside)

@@ -119,8 +119,12 @@ class Fitted:
 
     def predict(self, log_genes: csr_matrix, encoder_features: np.ndarray | None = None) -> np.ndarray:
         """Probabilities (N, L) of any block of cells whose columns are those of the fitted cells."""
-        found = self.model.predict_proba(self.features(log_genes, encoder_features))
-        return spread(found, self.classes, self.n_classes)
+        return predict(self.model, self.features(log_genes, encoder_features), self.n_classes)
+
+
+def predict(model, x: np.ndarray | csr_matrix, types: int) -> np.ndarray:
+    """Probabilities (N, L) of all types for cells x (N, D), by a scikit-learn classifier that may have seen fewer."""
+    return spread(model.predict_proba(x), model.classes_, types)
 
 
 def spread(found: np.ndarray, classes: np.ndarray, types: int) -> np.ndarray:
