@@ -559,8 +559,10 @@ def test_a_bug_in_the_check_is_not_hidden(server, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="os.kill cannot press Ctrl-C there")
-def test_ctrl_c_keeps_the_part_for_the_next_run_and_ends_the_threads(server, tmp_path):
+def test_ctrl_c_keeps_the_part_for_the_next_run_and_ends_the_threads(server, tmp_path, request):
     part = tmp_path / "x.h5.part"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
 
     def interrupt(handler):
         handler.send(200, BODY[:50_000], ETag='"v1"', Content_Length=len(BODY))
