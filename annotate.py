@@ -91,8 +91,8 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--gene_list", type=Path, metavar="FILE", help="genes of a published bare checkpoint")
     how.add_argument(
         "--unknown", type=float, nargs="?", const=0.05, metavar="SHARE",
-        help="call cells Unknown that no known type explains, wrongly so for about this share of the known ones "
-        "(0.05 where no number is given; default: off)",
+        help="call cells Unknown that no known type explains, wrongly so for at most about this share of the known "
+        "ones (0.05 where no number is given; default: off)",
     )  # fmt: skip
     how.add_argument(
         "--consensus", action=argparse.BooleanOptionalAction, default=True, help="let small clusters vote (default: on)"
