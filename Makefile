@@ -25,7 +25,7 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 
 demo: $(VENV)/.run
 	rm -rf $(DEMO)
-	$(BIN)/python -m stages.simulate $(DEMO)/corpus $(if $(QUICK),--quick)
+	$(BIN)/python simulate.py $(DEMO)/corpus $(if $(QUICK),--quick)
 	$(BIN)/python main.py $(FLAGS) --is_pretrain --kmeans $(if $(RECIPE),--recipe $(RECIPE))
 	$(BIN)/python main.py $(FLAGS) --is_pretrain --kmeans --pretrain_output
 	$(BIN)/python main.py $(FLAGS) --kmeans

@@ -26,16 +26,18 @@ import numpy as np
 import torch
 
 import data_loader as data
-import labeller as learn
-import query as q
 import utils
-from labeller import Embedder
+from annotation import labeller as learn
+from annotation import report, write_h5ad
+from annotation.labeller import Embedder
+from annotation.outcome import PREFIX, UNKNOWN, Work, label, page_of, progress, table_of, tell
+from files import whole, writable
 from model import Encoder
-from outcome import PREFIX, UNKNOWN, Work, label, page_of, progress, table_of, tell
-from query import Source
-from stages import align, cluster, directions, normalize, pca, report, write_h5ad
-from stages.files import whole, writable
-from stages.read import format_of
+from reading import align, normalize
+from reading import source as q
+from reading.cells import format_of
+from reading.source import Source
+from stages import cluster, directions, reduce
 
 MANY_STRANGE = 0.15  # share of a query's cells; between technologies up to a tenth look strange that are not
 SPOT_CELLS = 6_000  # cells of a dataset that an encoder made on the spot is trained on
@@ -340,7 +342,7 @@ def pretrain_on_the_spot(matrices, genes: list[str], seed: int, hidden: int = 20
     """The scpretrain2 encoder of cells (N, G) csr, log1p of 10,000 counts, one matrix a dataset: its closed form."""
     labels = []
     for matrix in matrices:
-        points = pca.project(matrix, *pca.components(matrix, 50, seed=seed))  # (N, 50)
+        points = reduce.project(matrix, *reduce.components(matrix, 50, seed=seed))  # (N, 50)
         labels.append(cluster.pseudo_labels(points, cluster.few_sizes(len(points)), seed=seed, spread=True))
     found, scale, _ = directions.start(matrices, [np.ones(len(genes), bool)] * len(matrices), labels, hidden)
     encoder = Encoder(len(genes), int(np.flatnonzero(np.abs(found).sum(axis=1)).max(initial=0)) + 1)

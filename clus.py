@@ -18,9 +18,10 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, s
 
 import data_loader as data
 import utils
+from files import fingerprint
 from model import embed_counts
-from stages import align, layout, pca, plot, score
-from stages.files import fingerprint
+from reading import align
+from stages import plot, reduce, score
 
 SEEDS = 10  # k-means runs of a dataset, as published
 SILHOUETTE_CELLS = 5000  # its cost grows with their square
@@ -85,7 +86,7 @@ def points_of(dataset: data.Prepared, checkpoint: utils.Checkpoint, seed: int) -
     data.report_overlap(dataset.names, checkpoint.genes, "the checkpoint")
     x = dataset.counts
     embedding = embed_counts(checkpoint.encoder, align.align(x, dataset.genes, checkpoint.genes), log1p=False)
-    projected = pca.project(x, *pca.components(x, embedding.shape[1], seed=seed))
+    projected = reduce.project(x, *reduce.components(x, embedding.shape[1], seed=seed))
     return dict(zip(utils.ARMS, (embedding, projected), strict=True))
 
 
@@ -142,7 +143,7 @@ def draw(dataset: data.Prepared, arms: dict[str, np.ndarray], args: argparse.Nam
     """NAME_pretrain, NAME_without and NAME_both, in every format asked for; returns the files."""
     name, labels, classes = dataset.names.entry.name, dataset.types.labels, dataset.types.classes
     print(f"UMAP of {name}: {len(labels):,} cells, both arms")
-    layouts = {arm: layout.umap(points, args.seed) for arm, points in arms.items()}
+    layouts = {arm: reduce.umap(points, args.seed) for arm, points in arms.items()}
     with rc_context(plot.STYLE):
         written = []
         pictures = {"pretrain": utils.ARMS[:1], "without": utils.ARMS[1:], "both": utils.ARMS}

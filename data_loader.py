@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from stages import align, download, normalize
-from stages.files import Cache, fingerprint, stamp, writable
-from stages.read import Cells, Unreadable, kind_of_names, open_rows, read, species_from_case
+from files import Cache, fingerprint, stamp, writable
+from reading import align, download, normalize
+from reading.cells import Cells, Unreadable, kind_of_names, open_rows, read, species_from_case
 
 HERE = Path(__file__).resolve().parent
 CATALOGUE_COLUMNS = ("name", "species", "labelled")

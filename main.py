@@ -19,11 +19,12 @@ from scipy.sparse import csr_matrix
 import data_loader as data
 import recipes
 import utils
+from files import fingerprint
 from model import CentredMultiTask, Encoder, MultiTask
+from reading import align
 from recipes import Corpus, Recipe, Test
-from stages import align, cluster, score, train
+from stages import cluster, score, train
 from stages.batch import SparseRows
-from stages.files import fingerprint
 
 # What a checkpoint, or a result, depends on.
 PRETRAIN_FLAGS = ("avg_cluster_num", "batch_num", "pt_lr", "pt_patience", "hid", "seed", "kmeans", "pca_pt", "pca_dim")

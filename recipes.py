@@ -16,7 +16,8 @@ from scipy.sparse import csr_matrix, vstack
 import data_loader as data
 import utils
 from model import CentredMultiTask, Classifier, Encoder, MultiTask, ProjectedEncoder, embed, embed_counts, transfer
-from stages import align, classify, cluster, directions, pca, train
+from reading import align
+from stages import classify, cluster, directions, reduce, train
 from stages.batch import SparseRows
 
 
@@ -78,7 +79,10 @@ class Paper:
         """The network with a head for every partition, its optimizer, and how `train.pretrain` goes about it."""
         encoder = start or Encoder(len(corpus.genes), args.hid)
         if args.pca_pt:
-            components, centre = pca.components(log1p_sample(corpus.matrices, args.seed), args.pca_dim, seed=args.seed)
+            sample = log1p_sample(corpus.matrices, args.seed)
+            components, centre = reduce.components(sample, args.pca_dim, seed=args.seed)
+                log1p_sample(corpus.matrices, args.seed), args.pca_dim, seed=args.seed
+            )
             projected = ProjectedEncoder(torch.from_numpy(components), torch.from_numpy(centre), args.hid).to(device)
             encoder = projected.start_from(encoder.to(device)) if start else projected
         model = MultiTask(encoder, corpus.partitions).to(device)
@@ -102,7 +106,7 @@ class Paper:
         if test.pretrained:
             transfer(encoder, dataset.genes, checkpoint.encoder, checkpoint.genes)
         if args.pca_ft:
-            fitted = pca.components(dataset.counts[parts.train].log1p(), args.pca_dim, seed=test.seed)
+            fitted = reduce.components(dataset.counts[parts.train].log1p(), args.pca_dim, seed=test.seed)
             model.encoder = ProjectedEncoder(*map(torch.from_numpy, fitted), args.hid).start_from(encoder)
         model.to(device)
         labels = torch.from_numpy(dataset.types.labels).to(device)
@@ -148,7 +152,7 @@ class ScPretrain2:
     def points(self, matrix: csr_matrix, encoder: Encoder | None, args: argparse.Namespace, device: torch.device):
         """What is clustered: principal components (N, 50) in phase 1, the encoder's outputs (N, H) in phase 2."""
         if encoder is None:
-            return pca.project(matrix, *pca.components(matrix, self.POINTS, seed=args.seed))
+            return reduce.project(matrix, *reduce.components(matrix, self.POINTS, seed=args.seed))
         return embed_counts(encoder, matrix, log1p=False)
 
     def training(
@@ -213,7 +217,7 @@ Recipe = Paper | ScPretrain2
 def log1p_sample(matrices: Sequence[csr_matrix], seed: int) -> csr_matrix:
     """Cells of all datasets in proportion, at most as many as a PCA is fitted on, log1p of the counts."""
     cells = sum(matrix.shape[0] for matrix in matrices)
-    share, rng = min(1.0, pca.SAMPLE / cells), np.random.default_rng(seed)
+    share, rng = min(1.0, reduce.SAMPLE / cells), np.random.default_rng(seed)
     parts = [
         matrix[np.sort(rng.choice(matrix.shape[0], max(1, int(share * matrix.shape[0])), replace=False))]
         for matrix in matrices

@@ -14,9 +14,10 @@ import numpy as np
 
 import data_loader as data
 import utils
+from files import fingerprint
 from model import embed_counts
-from stages import align, classifiers, pca, score
-from stages.files import fingerprint
+from reading import align
+from stages import off_the_shelf, reduce, score
 
 SPLIT_FLAGS = ("per_train", "per_val", "max_tr_num")
 
@@ -96,10 +97,10 @@ def arms_of_split(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """For each arm the points of training and of test cells: the same cells, as many dimensions at most."""
     train, test = dataset.counts[parts.train], dataset.counts[parts.test]
-    fitted = pca.components(train, embedding.shape[1], seed=seed)  # on training cells only; 200 as published
+    fitted = reduce.components(train, embedding.shape[1], seed=seed)  # on training cells only; 200 as published
     points = (
         (embedding[parts.train], embedding[parts.test]),
-        (pca.project(train, *fitted), pca.project(test, *fitted)),
+        (reduce.project(train, *fitted), reduce.project(test, *fitted)),
     )
     return dict(zip(utils.ARMS, points, strict=True))
 
@@ -115,7 +116,7 @@ def test_arm(
     """The scores of one classifier on the test cells, and whether its solver converged."""
     begin = time.perf_counter()
     labels = dataset.types.labels
-    fitted = classifiers.fit(kind, points[0], labels[parts.train], seed=seed, tuned=tuned)
+    fitted = off_the_shelf.fit(kind, points[0], labels[parts.train], seed=seed, tuned=tuned)
     outputs = fitted.outputs(points[1], len(dataset.types.classes))  # (n_test, L)
     row: dict[str, object] = {"n_train": len(parts.train), "n_test": len(parts.test)}
     row |= score.scores(labels[parts.test], outputs)
@@ -129,8 +130,8 @@ def run_identity(
     settings = utils.flags(args, (*SPLIT_FLAGS, "label_key", *utils.VALUE_FLAGS, "species"))
     weights = checkpoint.identity() if arm == utils.ARMS[0] else checkpoint.encoder.hidden
     names = None if entry.species == "mouse" else table_hash  # mouse genes need no ortholog table
-    usual = classifiers.make(kind, classifiers.USUAL[kind], 1000, 0).get_params()
-    how = "classifier", kind, usual, classifiers.GRIDS[kind] if args.tuned else None
+    usual = off_the_shelf.make(kind, off_the_shelf.USUAL[kind], 1000, 0).get_params()
+    how = "classifier", kind, usual, off_the_shelf.GRIDS[kind] if args.tuned else None
     return fingerprint(*how, settings, weights, entry.species, names, data.stamp_of(entry.path))
 
 

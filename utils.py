@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from files import fingerprint, whole
 from model import Encoder
-from stages.files import fingerprint, whole
 
 ARMS = ("scPretrain", "Without pretraining")
 RECIPES = ("scpretrain2", "paper")  # the first is the default

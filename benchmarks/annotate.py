@@ -38,10 +38,12 @@ from sklearn.svm import LinearSVC  # noqa: E402
 
 import annotate as command  # noqa: E402
 import data_loader as data  # noqa: E402
-import query as q  # noqa: E402
 import utils  # noqa: E402
-from stages import align, confidence, normalize, pca, write_h5ad  # noqa: E402
-from stages.read import read  # noqa: E402
+from annotation import confidence, write_h5ad  # noqa: E402
+from reading import align, normalize  # noqa: E402
+from reading import source as q  # noqa: E402
+from reading.cells import read  # noqa: E402
+from stages import reduce  # noqa: E402
 
 PAIRS = (
     ("Tian_celseq2_3cl", "Tian_dropseq_3cl"),
@@ -228,7 +230,7 @@ def unknown(args) -> list[dict]:
         keep = draw(cells.labels, 20, 0)
         test = np.setdiff1d(np.arange(len(cells.labels)), keep)
         log = normalize.to_log1p(cells.counts, normalize.detect(cells.counts))
-        points = pca.project(log, *pca.components(log, 50))
+        points = reduce.project(log, *reduce.components(log, 50))
         found = []
         with tempfile.TemporaryDirectory() as folder:
             encoder = args.pretrained_model or Path(folder) / "encoder.out"

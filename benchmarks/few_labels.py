@@ -44,10 +44,11 @@ import data_loader as data
 import main as command
 import utils
 from benchmarks.others import OTHERS, are_counts, celltypist, missing, scanvi, scvi
+from files import fingerprint, whole
 from model import Classifier, Encoder, embed_counts, transfer
-from stages import align, classify, plot, score, train
+from reading import align
+from stages import classify, plot, score, train
 from stages.batch import SparseRows
-from stages.files import fingerprint, whole
 
 # budget: its words in the table
 BUDGETS = {

@@ -37,7 +37,7 @@ def main() -> int:
         print(json.dumps(measure(args.corpus, args.cuda)))
         return 0
     if not (args.corpus / "datasets.csv").exists():
-        from stages.simulate import simulate_large
+        from simulate import simulate_large
 
         print(f"simulating the corpus in {args.corpus}")
         simulate_large(args.corpus)

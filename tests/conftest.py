@@ -14,8 +14,8 @@ import torch
 from scipy.sparse import csr_matrix
 
 import main
-from stages.align import ORTHOLOG_FILE
-from stages.simulate import write_cellblast
+from reading.align import ORTHOLOG_FILE
+from simulate import write_cellblast
 
 torch.set_num_threads(1)
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 import annotate
-import outcome
-import query as q
-from stages.read import Cells, RowBlocks
+from annotation import outcome
+from reading import source as q
+from reading.cells import Cells, RowBlocks
 
 GENES = [f"{letter}{word}{i}" for i in range(20) for letter in "ABCDE" for word in ("CD", "TF", "KL")]  # 300
 TYPES = ("B cell", "T cell", "Mono")

@@ -13,7 +13,7 @@ import utils
 def command(run, corpus, tmp_path, monkeypatch):
     """Run clus.py on the corpus with a checkpoint; two dimensions stand for UMAP's. Returns the exit code."""
     assert run("--is_pretrain", "--kmeans") == 0
-    monkeypatch.setattr(clus.layout, "umap", lambda points, seed: points[:, :2])
+    monkeypatch.setattr(clus.reduce, "umap", lambda points, seed: points[:, :2])
     monkeypatch.setattr(clus, "SEEDS", 3)
 
     def command(*flags):
@@ -68,7 +68,7 @@ def test_without_a_checkpoint_the_command_that_makes_it_is_named(corpus, tmp_pat
 
 def test_both_arms_are_laid_out_with_the_same_cells_and_seed(command, monkeypatch):
     calls = []
-    monkeypatch.setattr(clus.layout, "umap", lambda points, seed: calls.append((points.shape, seed)) or points[:, :2])
+    monkeypatch.setattr(clus.reduce, "umap", lambda points, seed: calls.append((points.shape, seed)) or points[:, :2])
     assert command("--umap", "Human_C", "--datasets", "Human_C", "--seed", 5) == 0
     assert calls == [((40, 8), 5), ((40, 8), 5)]
 

@@ -14,9 +14,9 @@ import pytest
 from conftest import HUMAN, MOUSE, SHARED, draw, write_catalogue, write_dataset, write_orthologs
 
 import data_loader as data
-from stages import align
-from stages.files import Cache, fingerprint
-from stages.read import Cells
+from files import Cache, fingerprint
+from reading import align
+from reading.cells import Cells
 
 
 def names_of(entries):

@@ -9,8 +9,8 @@ import pytest
 from conftest import draw
 from scipy.sparse import csr_matrix
 
-from stages import files
-from stages.files import Cache, fingerprint, stamp, whole, writable
+import files
+from files import Cache, fingerprint, stamp, whole, writable
 
 
 @pytest.fixture

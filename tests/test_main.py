@@ -18,9 +18,9 @@ from scipy.sparse import csr_matrix
 import data_loader as data
 import main
 import utils
+from reading.align import ORTHOLOG_FILE
+from simulate import write_cellblast
 from stages import train
-from stages.align import ORTHOLOG_FILE
-from stages.simulate import write_cellblast
 
 LABELLED = ["Human_C", "Mouse_A", "Mouse_B"]
 
@@ -136,8 +136,10 @@ def test_phase_1_clusters_raw_counts_phase_2_encoder_outputs_of_log1p_and_both_t
 
 def test_fine_tuning_sees_log1p_and_components_of_the_training_cells(pretrained, corpus, monkeypatch):
     fitted, seen = [], []
-    components, finetune = main.recipes.pca.components, train.finetune
-    monkeypatch.setattr(main.recipes.pca, "components", lambda x, *a, **k: fitted.append(x) or components(x, *a, **k))
+    components, finetune = main.recipes.reduce.components, train.finetune
+    monkeypatch.setattr(
+        main.recipes.reduce, "components", lambda x, *a, **k: fitted.append(x) or components(x, *a, **k)
+    )
     monkeypatch.setattr(train, "finetune", lambda model, *a, **k: seen.append(a) or finetune(model, *a, **k))
     assert pretrained("--datasets", "Mouse_A", "--pca_ft") == 0
     log1p = np.log1p(data.load(data.catalogue(corpus)[0]).counts.toarray())

@@ -13,7 +13,7 @@ from sklearn.svm import LinearSVC
 import data_loader as data
 import rf_svm_lr
 import utils
-from stages import classifiers, score
+from stages import off_the_shelf, score
 
 
 def cloud(sizes, seed=0, dimensions=5):
@@ -41,7 +41,7 @@ def command(run, corpus, tmp_path):
 @pytest.mark.parametrize("kind", utils.CLASSIFIERS)
 def test_outputs_have_a_column_a_type_and_their_largest_is_the_prediction(kind):
     points, labels = cloud((30, 20, 10))
-    fitted = classifiers.fit(kind, points, labels)
+    fitted = off_the_shelf.fit(kind, points, labels)
     others = cloud((30, 20, 10))[0] + np.random.default_rng(7).normal(scale=3, size=(60, 5))
     outputs = fitted.outputs(others, 3)
     assert outputs.shape == (60, 3)
@@ -51,7 +51,7 @@ def test_outputs_have_a_column_a_type_and_their_largest_is_the_prediction(kind):
 
 def test_two_types_have_two_columns_of_decision_values():
     points, labels = cloud((30, 20))
-    outputs = classifiers.fit("svm", points, labels).outputs(points, 2)
+    outputs = off_the_shelf.fit("svm", points, labels).outputs(points, 2)
     slow = LinearSVC(random_state=0).fit(points, labels).decision_function(points)
     assert np.allclose(outputs[:, 1], slow) and np.allclose(outputs[:, 0], -slow)
     assert score.scores(labels, outputs)["auroc"] == pytest.approx(roc_auc_score(labels, slow))
@@ -61,7 +61,7 @@ def test_two_types_have_two_columns_of_decision_values():
 def test_a_type_without_training_cells_gets_a_column_that_never_wins(kind):
     points, labels = cloud((20, 20, 20))
     seen = labels != 1
-    outputs = classifiers.fit(kind, points[seen], labels[seen]).outputs(points, 3)
+    outputs = off_the_shelf.fit(kind, points[seen], labels[seen]).outputs(points, 3)
     assert np.isfinite(outputs).all()
     assert not (outputs.argmax(axis=1) == 1).any()
     ours = score.scores(labels, outputs)
@@ -70,7 +70,7 @@ def test_a_type_without_training_cells_gets_a_column_that_never_wins(kind):
 
 def test_areas_agree_with_scikit_learn_where_a_type_is_absent_from_the_test():
     points, labels = cloud((40, 40, 40), seed=1)
-    outputs = classifiers.fit("lr", points, labels).outputs(points, 3)
+    outputs = off_the_shelf.fit("lr", points, labels).outputs(points, 3)
     test = labels != 2
     ours = score.scores(labels[test], outputs[test])
     assert ours["auroc"] == pytest.approx(
@@ -83,9 +83,9 @@ def test_areas_agree_with_scikit_learn_where_a_type_is_absent_from_the_test():
 def test_logistic_regression_has_the_published_settings():
     points, labels = cloud((30, 20, 10))
     slow = LogisticRegression(max_iter=10_000).fit(points, labels)
-    fitted = classifiers.fit("lr", points, labels)
+    fitted = off_the_shelf.fit("lr", points, labels)
     assert np.allclose(fitted.outputs(points, 3), slow.predict_proba(points))
-    forest = classifiers.make("rf", classifiers.USUAL["rf"], 60, 0)
+    forest = off_the_shelf.make("rf", off_the_shelf.USUAL["rf"], 60, 0)
     assert (forest.n_estimators, forest.max_depth) == (10, 5)
 
 
@@ -96,7 +96,7 @@ def test_types_of_one_training_cell_stop_nothing_and_warn_nobody(kind, sizes, tu
     points, labels = cloud(sizes)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        outputs = classifiers.fit(kind, points, labels, tuned=tuned).outputs(points, len(sizes) + 1)
+        outputs = off_the_shelf.fit(kind, points, labels, tuned=tuned).outputs(points, len(sizes) + 1)
     assert np.isfinite(outputs).all()
 
 
@@ -104,14 +104,14 @@ def test_a_solver_that_does_not_converge_says_so_and_does_not_warn():
     points, labels = cloud((30, 30))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _, converged = classifiers._fitted(LogisticRegression(max_iter=1), points, labels)
+        _, converged = off_the_shelf._fitted(LogisticRegression(max_iter=1), points, labels)
     assert not converged
-    assert classifiers.fit("lr", points, labels).converged
+    assert off_the_shelf.fit("lr", points, labels).converged
 
 
 def test_folds_hold_every_cell_out_once_and_deal_the_types_evenly():
     labels = np.repeat([0, 1, 2], (50, 11, 1))
-    splits = list(classifiers.folds(labels, seed=3))
+    splits = list(off_the_shelf.folds(labels, seed=3))
     held = np.concatenate([held for _, held in splits])
     assert sorted(held) == list(range(62))
     assert all(not set(rest) & set(held) and len(rest) + len(held) == 62 for rest, held in splits)
@@ -121,7 +121,7 @@ def test_folds_hold_every_cell_out_once_and_deal_the_types_evenly():
 def test_tuning_takes_the_value_that_left_out_cells_like_best():
     points, labels = cloud((40, 40), seed=4, dimensions=2)
     points[::4], labels[::4] = points[::4], 1 - labels[::4]  # a quarter of the labels is wrong
-    assert classifiers.fit("knn", points, labels, tuned=True).value > 1  # one neighbour would believe them
+    assert off_the_shelf.fit("knn", points, labels, tuned=True).value > 1  # one neighbour would believe them
 
 
 # -- the command ----------------------------------------------------------------
@@ -159,13 +159,13 @@ def test_tuned_results_have_their_own_table(command, tmp_path):
 
 def test_both_arms_get_the_same_cells_on_the_split_of_main(command, corpus, monkeypatch):
     calls = []
-    fit = classifiers.fit
+    fit = off_the_shelf.fit
 
     def watched(kind, points, labels, **flags):
         calls.append((points, labels))
         return fit(kind, points, labels, **flags)
 
-    monkeypatch.setattr(classifiers, "fit", watched)
+    monkeypatch.setattr(off_the_shelf, "fit", watched)
     assert command("--clf", "lr", "--datasets", "Mouse_A") == 0
     (with_, its_labels), (without, other_labels) = calls
     assert (its_labels == other_labels).all() and with_.shape == without.shape == (24, 8)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from stages import simulate
+import simulate
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,360 @@
+"""One dataset to annotate or to learn from: what its file holds is decided once, then it is read as log1p by rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_matrix, vstack
+
+from reading import align, normalize
+from reading.cells import (
+    Cells,
+    RowBlocks,
+    Unreadable,
+    beside_ids,
+    ensembl_ids,
+    gene_symbols,
+    kind_of_names,
+    matrices,
+    open_rows,
+    species_from_case,
+)
+
+KINDS = {
+    "symbol": "gene symbols",
+    "ensembl_human": "human Ensembl ids",
+    "ensembl_mouse": "mouse Ensembl ids",
+    "entrez": "Entrez ids",
+    "probe/other": "names that are neither symbols nor Ensembl ids",
+}
+LOW_OVERLAP, LEAST_OVERLAP = 0.5, 0.1  # share of the checkpoint's genes: below it a warning, a refusal
+SURE_OF_SPECIES = 0.8  # share of telling names that must agree before a flag is doubted
+NEARBY = 64  # rows whose distance in the file is smaller are read in one go
+
+
+@dataclass
+class Source:
+    """A dataset that is read by rows: genes in the shared spelling, values as log1p of 10,000 counts a cell."""
+
+    rows: RowBlocks
+    values: normalize.Values
+    matrix: str  # where in the file the values are: "X", ".raw", "layers['counts']"
+    species: str
+    kind: str  # of gene names, a key of KINDS
+    genes: list[str]  # shared names of the columns in use
+    columns: np.ndarray = field(repr=False)  # (len(genes),) their places in the file
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.rows.name
+
+    @property
+    def where(self) -> str:
+        return self.rows.where
+
+    def __len__(self) -> int:
+        return self.rows.n_cells
+
+    def kind_of_genes(self) -> str:
+        """What its gene names are, in words."""
+        return f"{self.species} {KINDS[self.kind]}" if self.kind in ("symbol", "entrez") else KINDS[self.kind]
+
+    def spelled(self) -> list[str]:
+        """The genes in use as the file spells them."""
+        return [self.rows.genes[column] for column in self.columns]
+
+    def log(self, counts: csr_matrix) -> tuple[csr_matrix, np.ndarray]:
+        """A block as it was read -> (log1p (B, G) of the columns in use, which cells hold no count (B,) bool)."""
+        try:
+            values = normalize.to_log1p(counts, self.values)
+        except ValueError as error:
+            raise Unreadable(f"{self.where}: {error}") from None
+        empty = np.asarray(counts.sum(axis=1)).ravel() == 0
+        return self._used(values), empty
+
+    def plain(self, counts: csr_matrix) -> csr_matrix:
+        """log1p of raw counts, not scaled, as the paper recipe's encoder saw cells; `log` where they are not counts."""
+        return self._used(counts.log1p()) if self.values.kind == "counts" else self.log(counts)[0]
+
+    def _used(self, values: csr_matrix) -> csr_matrix:
+        return values if len(self.columns) == values.shape[1] else values[:, self.columns]
+
+    def take(self, wanted: np.ndarray) -> csr_matrix:
+        """The cells `wanted` (M,), rising, as the file holds them; neighbours in the file are read together."""
+        if not len(wanted):
+            return csr_matrix((0, self.rows.n_genes), dtype=np.float32)
+        parts = []
+        for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > NEARBY) + 1):
+            for piece in np.split(run, range(4096, len(run), 4096)):
+                first = int(piece[0])
+                block = self.rows.rows(first, int(piece[-1]) + 1)
+                parts.append(block[piece - first] if len(piece) < block.shape[0] else block)
+        return vstack(parts, format="csr")
+
+    def labels(self, key: str | None, unlabeled: Sequence[str] = ()) -> np.ndarray | None:  # (N,) object
+        """Cell types as text, "" for a cell without one; None where there is no such column."""
+        labels = self.rows.labels(key)
+        if labels is not None and unlabeled:
+            labels = np.where(np.isin(labels.astype(str), [str(word).strip() for word in unlabeled]), "", labels)
+        return labels
+
+
+@contextmanager
+def open_source(path: Path, table: Mapping[str, str], **how) -> Iterator[Source]:
+    """Open a file of any format that reading.cells knows; `how` as `decide`, and layer: the matrix to use.
+
+    Raises ValueError or OSError naming the file, and what to do.
+    """
+    path = Path(path)
+    layer, values = how.pop("layer", None), how.get("values")
+    choices = matrices(path)
+    if layer is not None:
+        words = next((w for w in choices if layer in (w, w.lstrip("."), w[len("layers['") : -2])), None)
+        if words is None:
+            raise ValueError(f"{path}: there is no matrix {layer!r} in it; it has {', '.join(choices)}")
+        choices = {words: choices[words]}
+    elif values is not None:  # said, not found out: then it is about X
+        choices = {"X": choices["X"]} if "X" in choices else choices
+    samples, refused = {}, []
+    for words, which in choices.items():
+        try:
+            with open_rows(path, **which) as rows:
+                samples[words] = rows.sample(500)
+        except Unreadable as error:
+            if len(choices) == 1:
+                raise
+            refused.append(str(error))
+    if not samples:
+        raise ValueError("; ".join(refused))
+    words, found = choose(samples, values, str(path))
+    with open_rows(path, **choices[words]) as rows:
+        yield decide(rows, words, found, table, **how)
+
+
+def in_memory(cells: Cells, table: Mapping[str, str], matrix: str, found: normalize.Values, **how) -> Source:
+    """A dataset that is in memory already, as a notebook has it."""
+    return decide(RowBlocks(cells.name, cells.path, cells=cells), matrix, found, table, **how)
+
+
+def choose(samples: Mapping[str, csr_matrix], values: str | None, where: str) -> tuple[str, normalize.Values]:
+    """Which of the matrices to use and what it holds; `values` is what the user says it holds."""
+    try:
+        if values is None:
+            return normalize.choose(samples)
+        words = next(iter(samples))
+        normalize.refuse(samples[words], words)
+        return words, normalize.values_named(values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def decide(
+    rows: RowBlocks,
+    matrix: str,
+    found: normalize.Values,
+    table: Mapping[str, str],
+    *,
+    species: str | None = None,
+    values: str | None = None,
+    force: bool = False,
+    say: Callable[[str], None] = print,
+) -> Source:
+    """What a dataset is: species, kind of names, shared genes; says so, and refuses names nothing can be done with.
+
+    table: human symbol -> mouse symbol. species: what the user says it is. force: go on with doubtful gene names.
+    """
+    genes = rows.genes
+    kind = kind_of_names(genes)
+    told, share, why = species_of(genes, table)
+    source = Source(rows, found, matrix, species or told, kind, [], np.empty(0, int))
+    if species and species != told and share >= SURE_OF_SPECIES:
+        source.warnings.append(
+            f"{rows.name}: you say {species}, but {share:.0%} of the telling gene names are {told} ({why}); "
+            f"leave --species out, or say {told}, unless you are sure"
+        )
+    refuse_names(rows, genes, force, source)
+    names_of(source, table)
+    say(f"{rows.name}: {rows.n_cells:,} cells x {rows.n_genes:,} genes; {found.describe(matrix)}")
+    how = "as you say" if species else f"from {why}, {share:.0%} agree" if share > 0.5 else "a guess, nothing tells"
+    say(f"{rows.name}: {source.kind_of_genes()} ({how}); {rows.note}")
+    if kind in ("entrez", "probe/other"):
+        source.warnings.append(
+            f"{rows.name}: its genes look like {KINDS[kind]} ({', '.join(genes[:3])}); they can only be matched with "
+            "files that name genes the same way. Put gene symbols into var_names or a column gene_symbols"
+        )
+    return source
+
+
+def translate(sources: Sequence[Source], table: Mapping[str, str], say: Callable[[str], None] = print) -> None:
+    """Give the genes of files that have Ensembl ids only the symbols that the other files have beside the same ids."""
+    symbol = {}
+    for one in sources:
+        if one.kind == "symbol" and one.rows.ids:
+            symbol |= dict(zip(one.rows.ids, one.rows.genes, strict=True))
+    for source in sources:
+        if not symbol or not source.kind.startswith("ensembl"):
+            continue
+        genes = [symbol.get(gene, gene) for gene in source.rows.genes]
+        found = sum(gene in symbol for gene in source.rows.genes)
+        if kind_of_names(genes) != "symbol":
+            continue
+        source.kind, source.rows.genes = "symbol", genes
+        names_of(source, table)
+        say(f"{source.name}: another of the files has the symbols of {found:,} of its {len(genes):,} Ensembl ids")
+
+
+def names_of(source: Source, table: Mapping[str, str]) -> None:
+    """Set the shared names of a dataset's genes, and the columns in use: those with a name."""
+    genes = source.rows.genes
+    names = align.shared_names(genes, source.species, table)
+    names = ["" if not gene.strip() else name for gene, name in zip(genes, names, strict=True)]
+    source.columns = np.array([column for column, name in enumerate(names) if name], dtype=np.int64)
+    source.genes = [names[column] for column in source.columns]
+
+
+def species_of(genes: Sequence[str], table: Mapping[str, str]) -> tuple[str, float, str]:
+    """(species, share of the telling names that agree, what told it): by symbols one species has, else by case."""
+    told, share = species_from_case(genes)
+    upper = {gene.upper() for gene in genes}
+    alike = {name for name, other in table.items() if name == other}
+    human = {name for name, other in table.items() if name != other} - set(table.values())
+    mouse = {other for name, other in table.items() if name != other} - set(table)
+    if alike and human and mouse:
+        covered = max(0.05, len(upper & alike) / len(alike))  # how much of either list a dataset of that species has
+        of_human, of_mouse = len(upper & human) / len(human), len(upper & mouse) / len(mouse)
+        by_name = "human" if of_human > of_mouse else "mouse"
+        # old human symbols live on as mouse ones, so a few prove nothing
+        if told != by_name and max(of_human, of_mouse) > covered / 2:
+            return by_name, max(of_human, of_mouse) / (of_human + of_mouse), "symbols that only one species has"
+    return (
+        told,
+        share,
+        "the Ensembl prefix" if kind_of_names(genes).startswith("ensembl") else "the case of the symbols",
+    )
+
+
+def refuse_names(rows: RowBlocks, genes: Sequence[str], force: bool, source: Source) -> None:
+    """ValueError for empty or doubled gene names; with `force`, or where the format is made so, a warning."""
+    empty = sum(not gene.strip() for gene in genes)
+    doubled = len(genes) - empty - len({gene for gene in genes if gene.strip()})
+    if not empty and not doubled:
+        return
+    what = [f"{empty:,} empty gene names"] if empty else []
+    if doubled:
+        what.append(f"{doubled:,} doubled gene names ({first_twice(gene for gene in genes if gene.strip())} ...)")
+    if not force and (empty or not rows.doubled):
+        raise ValueError(
+            f"{rows.where}: {' and '.join(what)}; make them unique (adata.var_names_make_unique()) and name every "
+            "gene, or say --force: then the first column of a name counts and nameless ones are left out"
+        )
+    source.warnings.append(f"{rows.name}: {' and '.join(what)}; the first column of a name counts")
+
+
+def refuse_cells(source: Source) -> None:
+    """ValueError for doubled cell names: a label could not be told which cell it belongs to."""
+    names = source.rows.cells
+    if len(set(names)) < len(names):
+        repeats = len(names) - len(set(names))
+        raise ValueError(
+            f"{source.where}: cell names occur more than once ({first_twice(names)!r} ..., {repeats:,} repeats); make "
+            "them unique first: adata.obs_names_make_unique()"
+        )
+
+
+def first_twice(names: Iterable[str]) -> str:
+    """The first name that was there before; one must be."""
+    seen: set[str] = set()
+    return next(name for name in names if name in seen or seen.add(name))
+
+
+def shared_genes(sources: Sequence[Source]) -> list[str]:
+    """Genes that all sources have, in the first one's order. Raises ValueError where there are none."""
+    first, *others = sources
+    shared = set(first.genes).intersection(*(source.genes for source in others))
+    if not shared:
+        raise ValueError(
+            f"{first.where} has no gene in common with {', '.join(source.where for source in others)}: "
+            + "; ".join(f"{s.name} has {s.kind_of_genes()} ({', '.join(s.rows.genes[:3])})" for s in sources)
+            + ". Both need the same kind of names; put gene symbols into var_names or a column gene_symbols"
+        )
+    return [gene for gene in first.genes if gene in shared]
+
+
+def own_overlap(source: Source, shared: Sequence[str], least: int, say: Callable[[str], None] = print) -> dict:
+    """Say how many of a dataset's genes all files have, where an encoder is made of these.
+
+    A warning under 50 % for the file that has fewest, `least`: to a panel of genes the others always lose many.
+    """
+    share = len(shared) / len(source.genes)
+    have = f"{len(shared):,} of its {len(source.genes):,}"
+    say(f"{source.name}: {have} {source.kind_of_genes()} are in all files and used")
+    if share < LOW_OVERLAP and len(source.genes) == least:
+        source.warnings.append(
+            f"{source.name}: only {have} genes ({share:.0%}) are in all files, and labels may suffer. Files with all "
+            "genes do better, and all must name them the same way: put symbols into var_names or a column gene_symbols"
+        )
+    return {"dataset": source.name, "species": source.species, "names": KINDS[source.kind],
+            "genes": len(source.genes), "used": len(shared), "share": share}  # fmt: skip
+
+
+def check_overlap(source: Source, genes: Sequence[str], force: bool, say: Callable[[str], None] = print) -> dict:
+    """Say how many of the checkpoint's genes a dataset has; warn under 50 %, ValueError under 10 % unless forced."""
+    found = align.overlap(source.genes, genes)
+    share = found / max(1, len(genes))
+    say(
+        f"{source.name}: {found:,} of {len(genes):,} genes of the checkpoint present ({share:.0%}), "
+        f"matched by {source.kind_of_genes()}"
+    )
+    if share < LEAST_OVERLAP:
+        sentence = f"{source.where}: only {found:,} of the checkpoint's {len(genes):,} genes are in it ({share:.1%})"
+        theirs = kind_of_names(genes)
+        if source.kind != theirs:
+            why = f"its genes are {source.kind_of_genes()} ({', '.join(source.spelled()[:3])}), the checkpoint's are "
+            why += f"{KINDS[theirs]} ({', '.join(genes[:3])}); put those into var_names or a column gene_symbols"
+        else:
+            why = f"they were taken as {source.kind_of_genes()} ({', '.join(source.spelled()[:3])}); if "
+            why += "that is wrong say --species; a panel of few genes needs a checkpoint of its own: leave out "
+            why += "--pretrained_model, then one is made of these very genes"
+        if not force or not found:
+            raise ValueError(f"{sentence}: {why}{', or go on with --force' if found else ''}")
+        source.warnings.append(f"{sentence}: {why}")
+    elif share < LOW_OVERLAP:
+        source.warnings.append(
+            f"{source.name}: {share:.0%} of the checkpoint's genes are present; the others count as not expressed, and "
+            "labels may suffer. A file with all genes (before the choice of variable ones) does better"
+        )
+    return {"dataset": source.name, "species": source.species, "names": KINDS[source.kind],
+            "genes of the checkpoint": len(genes), "present": found, "share": share}  # fmt: skip
+
+
+def matrices_of(adata, name: str) -> dict[str, Cells]:
+    """The matrices of an AnnData, in the order to look for counts: words -> cells with these values."""
+    found = {}
+    if adata.raw is not None:
+        found[".raw"] = adata.raw.X, adata.raw.var
+    for layer in sorted(adata.layers, key=lambda layer: (layer != "counts", layer)):
+        found[f"layers[{layer!r}]"] = adata.layers[layer], adata.var
+    if adata.X is not None:
+        found["X"] = adata.X, adata.var
+    if not found:
+        raise ValueError(f"{name}: it has no matrix, neither X nor layers nor .raw")
+    table = {str(key): adata.obs[key].to_numpy(dtype=object) for key in adata.obs}
+    cells = {}
+    for words, (matrix, var) in found.items():
+        if hasattr(matrix, "to_memory"):
+            matrix = matrix.to_memory()
+        values = csr_matrix(matrix, dtype=np.float32)
+        values.sum_duplicates()
+        index, columns = list(var.index.astype(str)), {str(key): var[key].to_numpy() for key in var}
+        genes, where = gene_symbols(index, columns)
+        names = [str(cell) for cell in adata.obs_names]
+        note = f"{words}, genes from {where}"
+        ids = ensembl_ids(index, columns)
+        doubled = beside_ids(where)
+        cells[words] = Cells(name, Path(name), values, genes, names, None, list(table), note, table, ids, doubled)
+    return cells

@@ -1,0 +1,544 @@
+"""The report: self-contained, escaped, complete, and alive in a real browser.
+
+Run: python -m pytest tests/annotation/test_report.py
+
+The tests with a browser need Chromium or Chrome on this machine and `pip install playwright` (no browser is
+downloaded: the one that is installed is driven); without them they are skipped.
+"""
+
+import base64
+import html.parser
+import json
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csr_matrix
+
+from annotation.report import Annotation, marker_dots, marker_genes, render, write_report
+from annotation.report.annotation import COLOURS, UNKNOWN_COLOUR
+from annotation.report.figures import MOST_LABELS
+
+EVIL = "<script>alert(\"1\")</script> & 'é' 細胞 </script><!--"
+
+
+def annotation(n=40, types=("alpha", EVIL, "Unknown"), seed=0, **changes):
+    """A small world: n cells around as many places as there are types."""
+    chance = np.random.default_rng(seed)
+    code = np.arange(n) % len(types)
+    places = chance.uniform(-10, 10, (len(types), 2))
+    names = np.array(types, dtype=object)
+    known = names[(code + (chance.random(n) < 0.2)) % len(types)]
+    known[known == "Unknown"] = ""
+    made = Annotation(
+        title=f"{EVIL} annotated",
+        cells=[f"cell {i} {EVIL}" if i % 7 == 0 else f"cell-{i}" for i in range(n)],
+        cell_type=names[code],
+        confidence=chance.random(n),
+        umap=places[code] + chance.normal(size=(n, 2)),
+        second_choice=names[(code + 1) % len(types)],
+        known=known,
+        overlap=[{"dataset": EVIL, "species": "human", "genes_present": 14312, "of": 15021, "share": 0.953}],
+        warnings=[f"beware of {EVIL}"],
+        notes=[f"note {EVIL}"],
+        settings={"seed": 0, EVIL: EVIL},
+        versions={"scpretrain": "0.1"},
+        command=f"python annotate.py --query '{EVIL}'",
+        ece=0.031,
+        reliability=pd.DataFrame({"confidence": [0.3, 0.9], "accuracy": [0.25, 0.92], "n": [40, 1234]}),
+        clusters=pd.DataFrame(
+            {
+                "cluster": [0, 1],
+                "n": [4321, 8],
+                "majority": ["alpha", EVIL],
+                "share": [0.987, 0.5],
+                "entropy": [0.05, 0.69],
+                "mixed": [False, True],
+            }
+        ),
+        markers=pd.DataFrame(
+            {
+                "type": ["alpha", EVIL],
+                "gene": ["GCG", EVIL],
+                "mean_in": [5.25, 1.0],
+                "mean_out": [0.5, 0.25],
+                "detected_in": [0.99, 0.8],
+                "detected_out": [0.1, 0.2],
+                "log2_fold_change": [6.85, 1.08],
+                "score": [99.5, 7.25],
+            }
+        ),
+        dots=pd.DataFrame(
+            {
+                "type": ["alpha", "alpha", EVIL, EVIL],
+                "gene": ["GCG", EVIL] * 2,
+                "mean": [5.25, 0.25, 0.5, 1.0],
+                "detected": [0.99, 0.2, 0.1, 0.8],
+            }
+        ),
+    )
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would read: tags, addresses, texts, scripts."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.addresses, self.texts, self.scripts, self.styles = [], [], [], [], []
+        self.open = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "link", "input", "br"):
+            self.open.append(tag)
+        addresses = ("src", "href", "srcset", "action", "data", "poster", "background", "xlink:href")
+        self.addresses += [value for name, value in attributes if name in addresses]
+        self.styles += [value for name, value in attributes if name == "style"]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        kept = {"script": self.scripts, "style": self.styles}.get(self.open[-1] if self.open else "", self.texts)
+        kept.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+    @property
+    def data(self):
+        return json.loads(self.scripts[0])
+
+
+def unpack(text, dtype):
+    return np.frombuffer(base64.b64decode(text), dtype=dtype)
+
+
+@pytest.fixture(scope="module")
+def page():
+    return Page(render(annotation()))
+
+
+# ------------------------------------------------------------------------------------------ without a browser
+
+
+def test_the_page_names_no_other_address(page):
+    assert all(a.startswith(("#", "data:")) for a in page.addresses)
+    assert not any(re.search(r"url\(|@import|https?:", style) for style in page.styles)
+    assert {"iframe", "img", "object", "embed", "base", "form"}.isdisjoint(tag for tag, _ in page.tags)
+    ours = page.scripts[0] + page.scripts[-1]
+    assert not re.search(r"fetch\(|XMLHttpRequest|import\(|WebSocket|sendBeacon", ours)
+
+
+def test_the_page_forbids_itself_every_request(page):
+    policy = next(a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+    assert "http" not in policy and "*" not in policy and "connect-src" not in policy
+
+
+def test_names_are_shown_and_never_run(page):
+    # exactly the data, plotly.js and our own script: no name opened a fourth; every tag was closed
+    assert len(page.scripts) == 3 and page.open == []
+    shown = " ".join(EVIL.split())
+    title, warning, command = f"{shown} annotated", f"beware of {shown}", f"--query '{shown}'"
+    assert page.text.count(title) == 2 and warning in page.text and command in page.text
+    assert not set(page.scripts[0]) & set("<>&")
+    assert EVIL in page.data["names"] and f"cell 0 {EVIL}" in page.data["cells"]
+    # plotly reads tags in its labels
+    assert not re.search("<(?!br>)", json.dumps(page.data["figures"]).replace("<extra></extra>", ""))
+
+
+def test_every_cell_is_on_the_page_with_its_numbers():
+    given = annotation(n=500)
+    data = Page(render(given)).data
+    at = {cell: k for k, cell in enumerate(data["cells"])}
+    order = [at[cell] for cell in given.cells]
+    assert sorted(order) == list(range(500))
+    names = np.array(data["names"], dtype=object)
+    np.testing.assert_array_equal(unpack(data["x"], "<f4")[order], given.umap[:, 0].astype(np.float32))
+    np.testing.assert_array_equal(unpack(data["y"], "<f4")[order], given.umap[:, 1].astype(np.float32))
+    np.testing.assert_array_equal(unpack(data["confidence"], "<f4")[order], given.confidence.astype(np.float32))
+    assert names[unpack(data["type"], "<u2")][order].tolist() == given.cell_type.tolist()
+    assert names[unpack(data["second"], "<u2")][order].tolist() == given.second_choice.tolist()
+    known = [names[k] if k != 0xFFFF else "" for k in unpack(data["known"], "<u2")[order]]
+    assert known == given.known.tolist()
+
+
+def test_the_tables_hold_the_numbers_that_were_handed_in(page):
+    for said in ("14,312", "15,021", "95.3 %", "4,321", "98.7 %", "1 of 2 clusters holds", "0.031", "1,234"):
+        assert said in page.text
+    for said in ("GCG", "5.25", "6.85", "99.50", "0.920", "1 warning", "cells 40"):
+        assert said in page.text
+
+
+def test_counts_of_all_cells_go_before_those_of_the_drawn_ones():
+    page = Page(render(annotation(n=40, counts={"alpha": 900_000, EVIL: 90_000, "Unknown": 10_000})))
+    assert "cells 1,000,000" in page.text and "The map shows 40 of 1,000,000 cells" in page.text
+    assert "90.0 %" in page.text and "Unknown 1.0 %" in page.text
+    assert page.data["counts"] == [900_000, 90_000, 10_000]
+
+
+def test_unknown_comes_last_is_grey_and_lies_beneath():
+    given = annotation(n=60, cell_type=np.array(["Unknown"] * 50 + ["alpha"] * 10, dtype=object))
+    data = Page(render(given)).data
+    assert data["names"][:2] == ["alpha", "Unknown"] and data["colours"][1] == UNKNOWN_COLOUR
+    assert unpack(data["type"], "<u2").tolist() == [1] * 50 + [0] * 10
+
+
+def test_forty_types_have_forty_colours_on_a_page_without_gaps():
+    types = [f"type {k}" for k in range(40)]
+    page = Page(render(annotation(n=400, types=types)))
+    assert len(set(page.data["colours"])) == 40 == len(set(COLOURS))
+    assert np.array(page.data["figures"]["confusion"]["data"][0]["z"]).shape == (40, 40)
+    more = Page(render(annotation(n=400, types=[f"type {k}" for k in range(100)])))
+    assert len(more.data["colours"]) == 100
+
+
+def test_the_heat_map_holds_shares_of_each_existing_label():
+    confusion = pd.DataFrame({"b": [1, 30], "a": [3, 10], "new": [0, 60]}, index=["a", "b"])
+    page = Page(render(annotation(confusion=confusion, confusion_note="Known labels were kept.")))
+    figure = page.data["figures"]["confusion"]
+    assert figure["layout"]["yaxis"]["ticktext"] == ["b", "a"]
+    assert figure["layout"]["xaxis"]["ticktext"] == ["b", "a", "new"]
+    assert figure["data"][0]["z"] == [[0.3, 0.1, 0.6], [0.25, 0.75, 0.0]]
+    assert "60 cells, 60.0 % of the label" in figure["data"][0]["text"][0][2]
+    assert "33 of 104 cells" in page.text and "Known labels were kept." in page.text
+
+
+def test_a_heat_map_of_very_many_labels_shows_the_most_frequent_and_says_so():
+    given = annotation(n=2_000, known=np.array([f"label {k % 500}" for k in range(2_000)], dtype=object))
+    page = Page(render(given))
+    assert len(page.data["figures"]["confusion"]["data"][0]["z"]) == MOST_LABELS
+    assert f"shows the {MOST_LABELS} most frequent names" in page.text
+
+
+@pytest.mark.parametrize("missing", ["umap", "second_choice", "known", "overlap", "clusters", "reliability", "dots"])
+def test_what_was_not_handed_in_leaves_no_trace(missing):
+    page = Page(render(annotation(**{missing: None})))
+    heading = {
+        "known": "agreement",
+        "overlap": "overlap",
+        "clusters": "clusters",
+        "reliability": "calibration",
+    }
+    sections = {a.get("id") for tag, a in page.tags if tag == "section"}
+    assert heading.get(missing) not in sections
+    links = {a.get("href") for tag, a in page.tags if tag == "a"}
+    assert links == {f"#{section}" for section in sections}
+
+
+def test_one_cell_makes_a_page():
+    bare = Annotation(
+        title="one", cells=["c"], cell_type=["alpha"], confidence=np.array([np.nan]), umap=np.zeros((1, 2))
+    )
+    page = Page(render(bare))
+    assert "cell 1 cell type 1" in page.text
+    assert "No warnings." in page.text and len(page.data["cells"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cells": []}, "at least one cell"),
+        ({"confidence": np.zeros(3)}, "3 values of confidence for 40 cells"),
+        ({"umap": np.zeros((40, 3))}, "shape"),
+        ({"umap": np.full((40, 2), np.nan)}, "80 UMAP coordinates are not numbers"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused_by_name(changes, said):
+    with pytest.raises(ValueError, match=said):
+        render(annotation(**changes))
+
+
+def test_the_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "annotated.html"
+    write_report(path, annotation())
+    assert path.read_text(encoding="utf-8").endswith("</html>\n")
+    before = path.read_bytes()
+    with pytest.raises(ValueError):
+        write_report(path, annotation(confidence=np.zeros(3)))
+    assert path.read_bytes() == before
+    with pytest.raises(OSError, match="annotated.html: the report could not be written"):
+        write_report(tmp_path / "nowhere" / "annotated.html", annotation())
+    assert [p.name for p in tmp_path.iterdir()] == ["annotated.html"]
+
+
+def test_a_name_that_is_no_valid_unicode_does_not_cost_the_page(tmp_path):
+    given = annotation()
+    given.cells[3] = "bad \udcff name"
+    given.cell_type[3] = "bad \udcff type"
+    write_report(tmp_path / "annotated.html", given)
+    page = Page((tmp_path / "annotated.html").read_text(encoding="utf-8"))
+    assert "bad \udcff name" in page.data["cells"]
+
+
+def test_the_same_annotation_makes_the_same_page():
+    assert render(annotation()) == render(annotation())
+
+
+def test_fifty_thousand_cells_add_little_to_the_page():
+    small, large = len(render(annotation(n=40))), len(render(annotation(n=50_000)))
+    assert large - small < 5_000_000
+
+
+# ----------------------------------------------------------------------------------------------- marker genes
+
+
+def counts_of_three_types():
+    chance = np.random.default_rng(0)
+    types = np.array(["alpha"] * 20 + ["beta"] * 15 + ["Unknown"] * 5, dtype=object)
+    x = chance.poisson(0.3, (40, 12)).astype(np.float32)
+    x[:20, 2] += chance.poisson(6, 20)
+    x[20:35, 7] += chance.poisson(6, 15)
+    x[35:, 9] += 50
+    return np.log1p(x), [f"g{k}" for k in range(12)], types
+
+
+def test_marker_genes_agree_with_the_slow_obvious_version():
+    x, genes, types = counts_of_three_types()
+    found = marker_genes(csr_matrix(x), genes, types, top=3)
+    assert set(found["type"]) == {"alpha", "beta"}
+    assert found.groupby("type")["gene"].first().to_dict() == {"alpha": "g2", "beta": "g7"}
+    for row in found.itertuples():
+        inside, outside = (
+            x[side, genes.index(row.gene)].astype(float) for side in (types == row.type, types != row.type)
+        )
+        t = (inside.mean() - outside.mean()) / np.sqrt(
+            inside.var(ddof=1) / len(inside) + outside.var(ddof=1) / len(outside)
+        )
+        expected = [inside.mean(), outside.mean(), (inside > 0).mean(), (outside > 0).mean()]
+        expected += [(inside.mean() - outside.mean()) / np.log(2), t]
+        np.testing.assert_allclose(row[3:], expected, rtol=1e-5)
+
+
+def test_marker_genes_are_listed_best_first_and_only_where_higher():
+    x, genes, types = counts_of_three_types()
+    found = marker_genes(csr_matrix(x), genes, types, top=12)
+    assert (found["mean_in"] > found["mean_out"]).all() and (found["detected_in"] >= 0.1).all()
+    for _, group in found.groupby("type"):
+        assert group["score"].is_monotonic_decreasing
+
+
+def test_a_type_of_few_cells_or_alone_has_no_markers():
+    x, genes, types = counts_of_three_types()
+    types = np.where(np.arange(40) < 2, "rare", types.astype(str))
+    assert "rare" not in set(marker_genes(csr_matrix(x), genes, types)["type"])
+    alone = marker_genes(csr_matrix(x), genes, ["alpha"] * 40)
+    assert len(alone) == 0 and list(alone.columns[:2]) == ["type", "gene"]
+
+
+def test_marker_genes_refuse_what_does_not_fit():
+    x, genes, types = counts_of_three_types()
+    with pytest.raises(ValueError, match="11 gene names"):
+        marker_genes(csr_matrix(x), genes[:-1], types)
+
+
+def test_dots_are_means_and_shares_by_type():
+    x, genes, types = counts_of_three_types()
+    dots = marker_dots(csr_matrix(x), genes, types, ["g7", "g2", "g7", "absent"])
+    assert dots["type"].tolist() == ["alpha", "alpha", "beta", "beta"]
+    assert dots["gene"].tolist() == ["g7", "g2", "g7", "g2"]
+    expected = [x[types == t, g].mean() for t in ("alpha", "beta") for g in (7, 2)]
+    np.testing.assert_allclose(dots["mean"], expected, rtol=1e-5)
+    expected = [(x[types == t, g] > 0).mean() for t in ("alpha", "beta") for g in (7, 2)]
+    np.testing.assert_allclose(dots["detected"], expected)
+
+
+# --------------------------------------------------------------------------------------------- with a browser
+
+FLAGS = (
+    "--no-sandbox --no-first-run --disable-background-networking --disable-component-update --disable-sync "
+    "--disable-quic --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader"
+).split()
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """The machine's own Chromium, headless, drawing WebGL in software."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright to test in a browser")
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip(f"no browser here: none of {', '.join(NAMES)} is on the PATH")
+    with playwright.sync_playwright() as driver:
+        try:
+            chromium = driver.chromium.launch(executable_path=program, args=FLAGS, timeout=30_000)
+        except playwright.Error as error:
+            pytest.skip(f"{program} does not start here: {error}")
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """A report opened as a user does, from disk, with all it asked for and complained of."""
+
+    def __init__(self, browser, path, given, before=""):
+        self.asked, self.complaints = [], []
+        write_report(path, given)
+        self.tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        self.tab.add_init_script(before)
+        self.tab.on("request", lambda request: self.asked.append(request.url))
+        self.tab.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
+        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.tab.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        self.tab.goto(path.as_uri(), timeout=60_000)
+        self.tab.wait_for_function("window.scpretrain && window.scpretrain.ready", timeout=60_000)
+
+    def close(self):
+        self.tab.close()
+        assert self.complaints == []
+        assert [url for url in self.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+@pytest.fixture(scope="module")
+def small():
+    """300 cells, one of them set apart, so that the mouse can only mean this one."""
+    return apart(annotation(n=300), f"cell 7 {EVIL}")
+
+
+@pytest.fixture(scope="module")
+def shared(browser, small, tmp_path_factory):
+    visit = Visit(browser, tmp_path_factory.mktemp("report") / "annotated.html", small)
+    yield visit
+    visit.close()
+
+
+@pytest.fixture
+def tab(shared):
+    """The small world's page, all types shown."""
+    yield shared.tab
+    assert shared.complaints == []
+
+
+PLACE = """([map, name]) => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const floats = text => new Float32Array(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
+  const div = document.getElementById(map), row = data.cells.indexOf(name);
+  div.scrollIntoView({block: "center"});
+  const box = div.getBoundingClientRect(), axes = div._fullLayout;
+  return [box.left + axes.xaxis._offset + axes.xaxis.l2p(floats(data.x)[row]),
+          box.top + axes.yaxis._offset + axes.yaxis.l2p(floats(data.y)[row])];
+}"""
+
+
+def coloured_pixels(tab, map_name):
+    """Pixels of the drawn map that are neither white nor grey."""
+    from io import BytesIO
+
+    image = pytest.importorskip("matplotlib.image")
+    seen = image.imread(BytesIO(tab.locator(f"#{map_name} .plotly").first.screenshot()))[..., :3]
+    return int((seen.max(axis=2) - seen.min(axis=2) > 0.15).sum())
+
+
+def point_at(tab, map_name, cell):
+    x, y = tab.evaluate(PLACE, [map_name, cell])
+    tab.mouse.move(5, 5)
+    tab.wait_for_selector("#tip", state="hidden")
+    tab.mouse.move(x - 2, y - 2)
+    tab.mouse.move(x, y)
+    tab.wait_for_selector("#tip:not([hidden])", timeout=10_000)
+    return tab.text_content("#tip")
+
+
+def apart(given, cell):
+    given.umap[given.cells.index(cell)] = given.umap.max(axis=0) + 3
+    return given
+
+
+def test_both_maps_draw_their_points_and_pointing_names_the_cell(tab, small):
+    assert tab.evaluate("scpretrain.points") == {"map-type": 300, "map-confidence": 300}
+    for name in ("map-type", "map-confidence"):
+        assert coloured_pixels(tab, name) > 500
+        said = point_at(tab, name, f"cell 7 {EVIL}")
+        assert f"cell 7 {EVIL}" in said and f"type: {EVIL}" in said
+        assert f"confidence: {small.confidence[7]:.3f}" in said
+        assert "second choice: Unknown" in said and "existing label: " in said
+
+
+def test_a_click_on_a_name_shows_this_type_alone_and_back(tab):
+    before = coloured_pixels(tab, "map-type")
+    alpha = tab.locator(".legend button", has_text="alpha")
+    alpha.click()
+    tab.wait_for_function("scpretrain.points['map-type'] === 100 && scpretrain.points['map-confidence'] === 100")
+    assert alpha.get_attribute("aria-pressed") == "true"
+    assert tab.inner_text("#shown") == "1 of 3 types, 100 cells"
+    tab.wait_for_timeout(200)
+    assert 0 < coloured_pixels(tab, "map-type") < before
+    tab.click("#all")
+    tab.wait_for_function("scpretrain.points['map-type'] === 300")
+
+
+def test_a_drag_zooms_both_maps_and_a_double_click_goes_back(tab):
+    ranges = "['map-type', 'map-confidence'].map(m => document.getElementById(m).layout.xaxis.range.join())"
+    home = tab.evaluate(ranges)
+    assert home[0] == home[1]
+    box = tab.locator("#map-type .nsewdrag").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    tab.mouse.move(x - 80, y - 80)
+    tab.mouse.down()
+    tab.mouse.move(x, y, steps=4)
+    tab.mouse.move(x + 80, y + 80, steps=4)
+    tab.mouse.up()
+    tab.wait_for_function(f"(r => r[0] === r[1] && r[0] !== '{home[0]}')({ranges})")
+    tab.wait_for_timeout(500)  # plotly counts a click within 0.3 s of another as its second
+    tab.mouse.dblclick(x, y)
+    tab.wait_for_function(f"(r => r[0] === r[1] && r[0] === '{home[0]}')({ranges})")
+
+
+def test_the_heat_map_says_counts_and_names_as_they_are(tab):
+    tab.locator("#confusion").scroll_into_view_if_needed()
+    box = tab.locator("#confusion .nsewdrag").bounding_box()
+    tab.mouse.move(box["x"] + 5, box["y"] + 5)
+    tab.mouse.move(box["x"] + 12, box["y"] + 12)
+    tab.wait_for_selector("#confusion .hoverlayer .hovertext", timeout=10_000)
+    said = tab.text_content("#confusion .hoverlayer")
+    assert "cells" in said and "% of the label" in said
+    assert EVIL[:20] in tab.text_content("#confusion .infolayer + *, #confusion svg.main-svg")
+
+
+def test_no_button_sends_the_cells_away(tab):
+    titles = tab.evaluate("[...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title)")
+    allowed = {
+        "Download plot as a PNG",
+        "Download plot as a png",
+        "Zoom",
+        "Pan",
+        "Zoom in",
+        "Zoom out",
+        "Reset axes",
+    }
+    assert titles and set(titles) <= allowed
+
+
+def test_a_narrow_window_needs_no_sideways_scrolling(tab):
+    tab.set_viewport_size({"width": 380, "height": 800})
+    tab.wait_for_function("document.getElementById('map-type')._fullLayout.width < 380")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 380
+
+
+NO_WEBGL = """const real = HTMLCanvasElement.prototype.getContext;
+HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
+  return kind.includes("webgl") ? null : real.call(this, kind, ...rest);
+};"""
+
+
+def test_a_browser_without_webgl_draws_every_nth_cell_and_says_so(browser, tmp_path):
+    visit = Visit(browser, tmp_path / "annotated.html", annotation(n=6_000), before=NO_WEBGL)
+    assert visit.tab.evaluate("scpretrain.points['map-type']") == 3_000
+    assert "1 cell in 2 (3,000 of 6,000)" in visit.tab.inner_text("#no-webgl")
+    visit.close()
+
+
+def test_fifty_thousand_cells_are_drawn_and_answer(browser, tmp_path):
+    given = apart(annotation(n=50_000), "cell-12346")
+    visit = Visit(browser, tmp_path / "annotated.html", given)
+    assert visit.tab.evaluate("scpretrain.points") == {"map-type": 50_000, "map-confidence": 50_000}
+    assert "cell-12346" in point_at(visit.tab, "map-confidence", "cell-12346")
+    visit.close()

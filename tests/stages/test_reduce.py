@@ -1,0 +1,59 @@
+"""Principal components of sparse cells: run with `python -m pytest tests/stages/test_pca.py`."""
+
+import numpy as np
+import pytest
+from conftest import draw
+from sklearn.decomposition import PCA
+
+from stages import reduce
+
+
+def test_components_are_those_of_the_dense_matrix():
+    x = draw(0)[0].log1p()
+    components, centre = reduce.components(x, 4)
+    plain = PCA(4, svd_solver="full").fit(x.toarray().astype(np.float64))
+    assert components.shape == (4, 12) and components.dtype == centre.dtype == np.float32
+    np.testing.assert_allclose(centre, plain.mean_, atol=1e-5)
+    np.testing.assert_allclose(np.abs((components * plain.components_).sum(axis=1)), 1, atol=1e-4)
+
+
+def test_there_are_never_more_components_than_the_cells_can_tell():
+    x = draw(0)[0].log1p()
+    assert reduce.components(x, 500)[0].shape == (11, 12)
+    assert reduce.components(x[:5], 500)[0].shape == (4, 12)
+
+
+def test_a_sample_stands_for_many_cells(monkeypatch):
+    monkeypatch.setattr(reduce, "SAMPLE", 30)
+    x = draw(0)[0].log1p()
+    rows = np.sort(np.random.default_rng(7).choice(40, 30, replace=False))
+    np.testing.assert_allclose(reduce.components(x, 3, seed=7)[1], x[rows].toarray().mean(axis=0), atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_components():
+    x = draw(0)[0].log1p()
+    first, second = (reduce.components(x, 4, seed=2)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_cells_that_are_all_equal_or_alone_give_finite_components():
+    x = draw(0)[0].log1p()
+    components, centre = reduce.components(x[[3] * 8], 4)
+    assert np.isfinite(components).all() and np.isfinite(centre).all()
+    components, centre = reduce.components(x[:1], 4)
+    assert components.shape == (1, 12) and np.isfinite(components).all()
+    assert centre == pytest.approx(x[:1].toarray()[0])
+
+
+@pytest.mark.parametrize("cells", [60, 30, 5])
+def test_cells_are_laid_out_the_same_again_few_or_many(cells):
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(cells, 6)) + 20 * (np.arange(cells) % 2)[:, None]
+    first = reduce.umap(points, seed=1)
+    assert first.shape == (cells, 2) and np.isfinite(first).all()
+    np.testing.assert_array_equal(first, reduce.umap(points, seed=1))
+
+
+@pytest.mark.parametrize("cells", [1, 4])
+def test_hardly_any_cells_lie_on_a_line(cells):
+    np.testing.assert_array_equal(reduce.umap(np.ones((cells, 6)), seed=0)[:, 0], np.arange(cells))
