@@ -14,10 +14,11 @@ The same from Python: from annotate import annotate; adata = annotate(adata, lab
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from reading import source as q
 from reading.cells import format_of
 from reading.source import Source
 from stages import cluster, directions, reduce
+from voice import heard, log
 
 MANY_STRANGE = 0.15  # share of a query's cells; between technologies up to a tenth look strange that are not
 SPOT_CELLS = 6_000  # cells of a dataset that an encoder made on the spot is trained on
@@ -208,7 +210,6 @@ def learn_from(
     seed: int,
     force: bool = False,
     gene_list: Path | None = None,
-    say: Callable[[str], None] = print,
 ) -> Work:
     """Everything that comes before the first cell is labelled."""
     everything = [cells, *references]
@@ -216,15 +217,15 @@ def learn_from(
     if embed_only:
         known, theirs, classes, existing = np.full(len(cells), -1), [], [], None
     else:
-        known, theirs, classes, existing = cell_types(cells, references, label_key, unlabeled, say)
+        known, theirs, classes, existing = cell_types(cells, references, label_key, unlabeled)
     if model is not None:
         checkpoint = utils.load_checkpoint(model, gene_list=gene_list)
-        overlap = [q.check_overlap(source, checkpoint.genes, force, say) for source in everything]
+        overlap = [q.check_overlap(source, checkpoint.genes, force) for source in everything]
         made = f"{model}, {checkpoint.recipe}"
     else:
         least = min(len(source.genes) for source in everything)
-        overlap = [q.own_overlap(source, shared, least, say) for source in everything]
-        checkpoint = pretrain_here(everything, shared, seed, say)
+        overlap = [q.own_overlap(source, shared, least) for source in everything]
+        checkpoint = pretrain_here(everything, shared, seed)
         made = "made of these cells"
     linear = checkpoint.encoder.linear
     embedder = Embedder(
@@ -236,7 +237,7 @@ def learn_from(
     labeller = learn.fit(cells, embedder, known, classes, pairs, error=unknown, seed=seed)
     warnings = [sentence for source in everything for sentence in source.warnings]
     if classes:
-        say(
+        log.info(
             f"learnt {len(classes)} types in {time.perf_counter() - begin:.1f} s; calibration error on held-out "
             f"labelled cells {labeller.learnt.ece:.3f}"
         )
@@ -248,7 +249,7 @@ def learn_from(
         if unknown and not np.isfinite(labeller.unknown.threshold):
             warnings.append("too few labels to tell unknown cells by: none is called Unknown for its strangeness")
     for sentence in warnings:
-        say(f"warning: {sentence}")
+        log.warning(sentence)
     settings = {
         "query": str(cells.rows.path), "references": ", ".join(str(source.rows.path) for source in references),
         "label_key": label_key or "", "unlabeled": ", ".join(str(word) for word in unlabeled),
@@ -260,7 +261,7 @@ def learn_from(
 
 
 def cell_types(
-    cells: Source, references: Sequence[Source], key: str | None, unlabeled: Sequence[str], say: Callable[[str], None]
+    cells: Source, references: Sequence[Source], key: str | None, unlabeled: Sequence[str]
 ) -> tuple[np.ndarray, list[np.ndarray], list[str], np.ndarray | None]:
     """Labels as ints: of the query (N,), of each reference (M,), the names, and query labels only to compare with.
 
@@ -305,18 +306,20 @@ def cell_types(
     codes = [np.array([place[label] for label in labels], dtype=int) for labels in texts]
     for source, labels in zip(references or [cells], codes, strict=True):
         count = np.bincount(labels[labels >= 0], minlength=len(classes))
-        say(f"{source.name}: {count.sum():,} of {len(labels):,} cells have a label, of {np.count_nonzero(count)} types")
+        log.info(
+            f"{source.name}: {count.sum():,} of {len(labels):,} cells have a label, of {np.count_nonzero(count)} types"
+        )
         if few := [classes[i] for i in np.flatnonzero((count > 0) & (count < 3))]:
-            say(f"{source.name}: under 3 labelled cells of {', '.join(few)}; expect little of these")
+            log.info(f"{source.name}: under 3 labelled cells of {', '.join(few)}; expect little of these")
     if not references:
         return codes[0], [], classes, None
     existing = cells.labels(key, unlabeled)
     if existing is not None and (existing != "").any():
-        say(f"{cells.name} has labels of its own; they are not used, but compared with in the report")
+        log.info(f"{cells.name} has labels of its own; they are not used, but compared with in the report")
     return np.full(len(cells), -1), codes, classes, existing
 
 
-def pretrain_here(sources: Sequence[Source], genes: list[str], seed: int, say) -> utils.Checkpoint:
+def pretrain_here(sources: Sequence[Source], genes: list[str], seed: int) -> utils.Checkpoint:
     """No checkpoint at hand: an encoder made of the very cells, on the genes they share."""
     begin = time.perf_counter()
     matrices = []
@@ -330,9 +333,9 @@ def pretrain_here(sources: Sequence[Source], genes: list[str], seed: int, say) -
             "no dataset has two cells to pre-train an encoder on; name a checkpoint with --pretrained_model"
         )
     cells = sum(matrix.shape[0] for matrix in matrices)
-    say(f"no checkpoint named: pre-training an encoder on {cells:,} cells x {len(genes):,} genes (up to a minute)")
+    log.info(f"no checkpoint named: pre-training an encoder on {cells:,} cells x {len(genes):,} genes (up to a minute)")
     encoder = pretrain_on_the_spot(matrices, genes, seed)
-    say(f"pre-trained in {time.perf_counter() - begin:.1f} s")
+    log.info(f"pre-trained in {time.perf_counter() - begin:.1f} s")
     return utils.Checkpoint(
         encoder, genes, recipe="scpretrain2, on the spot", datasets=[source.name for source in sources]
     )
@@ -378,30 +381,30 @@ def annotate(
     reference: one labelled AnnData, or several. unlabeled: label(s) that mean a cell has none. unknown: share of known
     cells that may be called Unknown (None: off). Raises ValueError with what to do, as the command does.
     """
-    say = print if verbose else (lambda sentence: None)
-    others = [reference] if hasattr(reference, "obs_names") else list(reference)
-    unlabeled = [unlabeled] if isinstance(unlabeled, str) else list(unlabeled)
-    table = data.orthologs(Path(data_dir), offline=offline)
-    utils.seed_everything(seed)
-    cells = of_adata(adata, "adata", table, species=species, values=values, force=force, say=say)
-    q.refuse_cells(cells)
-    sources = [of_adata(one, f"reference {i}", table, force=force, say=say) for i, one in enumerate(others, 1)]
-    q.translate([cells, *sources], table, say)
-    work = learn_from(
-        cells, sources, None if pretrained_model is None else Path(pretrained_model), label_key=label_key,
-        unlabeled=unlabeled, embed_only=embed_only, unknown=unknown, seed=seed, force=force, say=say,
-    )  # fmt: skip
-    out = adata.copy()
-    sink = np.empty((len(cells), work.labeller.hidden), np.float32)
-    found = label(work, sink, use_consensus=consensus, umap=umap, suggestions=suggest, say=say)
-    for name, column in found.columns.items():
-        out.obs[f"{PREFIX}_{name}"] = column
-    out.obsm[f"X_{PREFIX}"] = sink
-    if found.umap is not None:
-        out.obsm[f"X_umap_{PREFIX}"] = found.umap
-    out.uns[PREFIX] = found.uns
-    tell(work, found, say)
-    return out
+    with heard(logging.INFO if verbose else None):
+        others = [reference] if hasattr(reference, "obs_names") else list(reference)
+        unlabeled = [unlabeled] if isinstance(unlabeled, str) else list(unlabeled)
+        table = data.orthologs(Path(data_dir), offline=offline)
+        utils.seed_everything(seed)
+        cells = of_adata(adata, "adata", table, species=species, values=values, force=force)
+        q.refuse_cells(cells)
+        sources = [of_adata(one, f"reference {i}", table, force=force) for i, one in enumerate(others, 1)]
+        q.translate([cells, *sources], table)
+        work = learn_from(
+            cells, sources, None if pretrained_model is None else Path(pretrained_model), label_key=label_key,
+            unlabeled=unlabeled, embed_only=embed_only, unknown=unknown, seed=seed, force=force,
+        )  # fmt: skip
+        out = adata.copy()
+        sink = np.empty((len(cells), work.labeller.hidden), np.float32)
+        found = label(work, sink, use_consensus=consensus, umap=umap, suggestions=suggest)
+        for name, column in found.columns.items():
+            out.obs[f"{PREFIX}_{name}"] = column
+        out.obsm[f"X_{PREFIX}"] = sink
+        if found.umap is not None:
+            out.obsm[f"X_umap_{PREFIX}"] = found.umap
+        out.uns[PREFIX] = found.uns
+        tell(work, found)
+        return out
 
 
 def of_adata(adata, name: str, table, *, values: str | None = None, **how) -> Source:

@@ -81,8 +81,6 @@ class Paper:
         if args.pca_pt:
             sample = log1p_sample(corpus.matrices, args.seed)
             components, centre = reduce.components(sample, args.pca_dim, seed=args.seed)
-                log1p_sample(corpus.matrices, args.seed), args.pca_dim, seed=args.seed
-            )
             projected = ProjectedEncoder(torch.from_numpy(components), torch.from_numpy(centre), args.hid).to(device)
             encoder = projected.start_from(encoder.to(device)) if start else projected
         model = MultiTask(encoder, corpus.partitions).to(device)

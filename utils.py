@@ -17,6 +17,7 @@ import torch
 
 from files import fingerprint, whole
 from model import Encoder
+from voice import heard
 
 ARMS = ("scPretrain", "Without pretraining")
 RECIPES = ("scpretrain2", "paper")  # the first is the default
@@ -254,7 +255,8 @@ def run(
     args.given = given(parser, args, argv)
     (check or check_flags)(parser, args)
     try:
-        command(args)
+        with heard():
+            command(args)
     except (ValueError, OSError) as error:
         if args.traceback:
             traceback.print_exc()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from annotation import consensus, report, suggest
 from annotation.labeller import FIT, Block, Labeller
 from reading.source import Source
 from stages import reduce
+from voice import bar, log
 
 UNKNOWN = "Unknown"
 PREFIX = "scpretrain"
@@ -66,7 +66,7 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
 
-def label(work: Work, sink, *, use_consensus: bool, umap: bool, suggestions: int, say=print) -> Found:
+def label(work: Work, sink, *, use_consensus: bool, umap: bool, suggestions: int) -> Found:
     """Label every cell of the query by blocks; its embedding goes into `sink` (N, H), which takes slices."""
     model, fitted, cells, n = work.labeller, work.labeller.fitted, work.query, len(work.query)
     types, notes = len(model.classes), []
@@ -109,7 +109,7 @@ def label(work: Work, sink, *, use_consensus: bool, umap: bool, suggestions: int
     if types:
         found.columns, found.clusters = decide_types(work, calls, centres)
     if suggestions:
-        found.suggested = suggest_cells(work, found, suggestions, say)
+        found.suggested = suggest_cells(work, found, suggestions)
     found.uns = about(work, found)
     return found
 
@@ -161,12 +161,12 @@ def named(codes: np.ndarray, classes: np.ndarray) -> pd.Categorical:
     ).remove_unused_categories()
 
 
-def suggest_cells(work: Work, found: Found, n: int, say) -> pd.DataFrame:
+def suggest_cells(work: Work, found: Found, n: int) -> pd.DataFrame:
     """The cells to label next, from among those that were learnt from."""
     fitted = work.labeller.fitted
     free = int((work.known[fitted.rows] < 0).sum())
     if n > free:
-        say(f"only {free:,} cells have no label: that many are suggested, not {n:,}")
+        log.info(f"only {free:,} cells have no label: that many are suggested, not {n:,}")
     if not min(n, free):
         return pd.DataFrame(columns=["cell", "group"])
     probabilities = fitted.probabilities if work.labeller.classes else None
@@ -207,7 +207,7 @@ def versions() -> dict[str, str]:
 def progress(cells: Source, what: str) -> Iterator[tuple[int, Any]]:
     """The query's row blocks under a bar that tells the time left; the next is read while this one is worked on."""
     starts = range(0, len(cells), BLOCK)
-    with tqdm(total=len(cells), unit=" cells", unit_scale=True, desc=what, dynamic_ncols=True, mininterval=0.5) as bar:
+    with bar(len(cells), what) as shown:
         with ThreadPoolExecutor(1) as pool:
             read = lambda a: pool.submit(cells.rows.rows, a, min(a + BLOCK, len(cells)))  # noqa: E731
             waiting = read(0)
@@ -216,7 +216,7 @@ def progress(cells: Source, what: str) -> Iterator[tuple[int, Any]]:
                 if start + BLOCK < len(cells):
                     waiting = read(start + BLOCK)
                 yield start, counts
-                bar.update(counts.shape[0])
+                shown.update(counts.shape[0])
 
 
 # -- telling ----------------------------------------------------------------
@@ -273,15 +273,15 @@ def page_of(work: Work, found: Found, title: str) -> report.Annotation:
     return page
 
 
-def tell(work: Work, found: Found, say: Callable[[str], None] = print) -> None:
+def tell(work: Work, found: Found) -> None:
     """The counts per type, most first, and how fast it went."""
     rate = len(work.query) / max(found.seconds, 1e-9)
     took = f"{found.seconds:.1f} s ({rate:,.0f} cells/s; {found.processor:.1f} s of processor time)"
-    say(f"{len(work.query):,} cells in {took}")
+    log.info(f"{len(work.query):,} cells in {took}")
     if found.columns:
         counts = pd.Series(np.asarray(found.columns["cell_type"])).value_counts()
         if work.labeller.unknown is not None:
             counts[UNKNOWN] = counts.get(UNKNOWN, 0)
-        say("; ".join(f"{name} {count:,}" for name, count in counts.items()))
+        log.info("; ".join(f"{name} {count:,}" for name, count in counts.items()))
     if found.suggested is not None and len(found.suggested):
-        say("label next: " + ", ".join(found.suggested["cell"].astype(str)))
+        log.info("label next: " + ", ".join(found.suggested["cell"].astype(str)))

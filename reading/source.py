@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from reading.cells import (
     open_rows,
     species_from_case,
 )
+from voice import log
 
 KINDS = {
     "symbol": "gene symbols",
@@ -162,7 +163,6 @@ def decide(
     species: str | None = None,
     values: str | None = None,
     force: bool = False,
-    say: Callable[[str], None] = print,
 ) -> Source:
     """What a dataset is: species, kind of names, shared genes; says so, and refuses names nothing can be done with.
 
@@ -179,9 +179,9 @@ def decide(
         )
     refuse_names(rows, genes, force, source)
     names_of(source, table)
-    say(f"{rows.name}: {rows.n_cells:,} cells x {rows.n_genes:,} genes; {found.describe(matrix)}")
+    log.info(f"{rows.name}: {rows.n_cells:,} cells x {rows.n_genes:,} genes; {found.describe(matrix)}")
     how = "as you say" if species else f"from {why}, {share:.0%} agree" if share > 0.5 else "a guess, nothing tells"
-    say(f"{rows.name}: {source.kind_of_genes()} ({how}); {rows.note}")
+    log.info(f"{rows.name}: {source.kind_of_genes()} ({how}); {rows.note}")
     if kind in ("entrez", "probe/other"):
         source.warnings.append(
             f"{rows.name}: its genes look like {KINDS[kind]} ({', '.join(genes[:3])}); they can only be matched with "
@@ -190,7 +190,7 @@ def decide(
     return source
 
 
-def translate(sources: Sequence[Source], table: Mapping[str, str], say: Callable[[str], None] = print) -> None:
+def translate(sources: Sequence[Source], table: Mapping[str, str]) -> None:
     """Give the genes of files that have Ensembl ids only the symbols that the other files have beside the same ids."""
     symbol = {}
     for one in sources:
@@ -205,7 +205,7 @@ def translate(sources: Sequence[Source], table: Mapping[str, str], say: Callable
             continue
         source.kind, source.rows.genes = "symbol", genes
         names_of(source, table)
-        say(f"{source.name}: another of the files has the symbols of {found:,} of its {len(genes):,} Ensembl ids")
+        log.info(f"{source.name}: another of the files has the symbols of {found:,} of its {len(genes):,} Ensembl ids")
 
 
 def names_of(source: Source, table: Mapping[str, str]) -> None:
@@ -285,14 +285,14 @@ def shared_genes(sources: Sequence[Source]) -> list[str]:
     return [gene for gene in first.genes if gene in shared]
 
 
-def own_overlap(source: Source, shared: Sequence[str], least: int, say: Callable[[str], None] = print) -> dict:
+def own_overlap(source: Source, shared: Sequence[str], least: int) -> dict:
     """Say how many of a dataset's genes all files have, where an encoder is made of these.
 
     A warning under 50 % for the file that has fewest, `least`: to a panel of genes the others always lose many.
     """
     share = len(shared) / len(source.genes)
     have = f"{len(shared):,} of its {len(source.genes):,}"
-    say(f"{source.name}: {have} {source.kind_of_genes()} are in all files and used")
+    log.info(f"{source.name}: {have} {source.kind_of_genes()} are in all files and used")
     if share < LOW_OVERLAP and len(source.genes) == least:
         source.warnings.append(
             f"{source.name}: only {have} genes ({share:.0%}) are in all files, and labels may suffer. Files with all "
@@ -302,11 +302,11 @@ def own_overlap(source: Source, shared: Sequence[str], least: int, say: Callable
             "genes": len(source.genes), "used": len(shared), "share": share}  # fmt: skip
 
 
-def check_overlap(source: Source, genes: Sequence[str], force: bool, say: Callable[[str], None] = print) -> dict:
+def check_overlap(source: Source, genes: Sequence[str], force: bool) -> dict:
     """Say how many of the checkpoint's genes a dataset has; warn under 50 %, ValueError under 10 % unless forced."""
     found = align.overlap(source.genes, genes)
     share = found / max(1, len(genes))
-    say(
+    log.info(
         f"{source.name}: {found:,} of {len(genes):,} genes of the checkpoint present ({share:.0%}), "
         f"matched by {source.kind_of_genes()}"
     )

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+
+from voice import bar
 
 
 @dataclass
@@ -60,14 +61,8 @@ def pretrain(
     sizes = list(sizes or (task.batch_size(steps) for task in tasks))
     device = tasks[0].rows.device
     x = torch.empty(sum(sizes), tasks[0].rows.shape[1], device=device)  # (B, G), filled anew every step
-    with tqdm(
-        total=epochs * steps * len(x),
-        initial=progress.epoch * steps * len(x),
-        unit=" cells",
-        unit_scale=True,
-        desc="pre-training",
-        dynamic_ncols=True,
-    ) as bar:  # closed whatever happens: an error's line is its own
+    cells = steps * len(x)
+    with bar(epochs * cells, "pre-training", initial=progress.epoch * cells) as shown:  # closed whatever happens
         model.train()
         while progress.epoch < epochs and progress.waited < patience:
             generator = torch.Generator().manual_seed(seed * 100_003 + progress.epoch)
@@ -84,10 +79,10 @@ def pretrain(
                 loss.backward()
                 optimizer.step()
                 total += loss.item()
-                bar.update(len(x))
+                shown.update(len(x))
             progress.epoch += 1
             progress.history.append(total / steps)
-            bar.set_postfix(loss=f"{progress.history[-1]:.4f}", epoch=progress.epoch)
+            shown.set_postfix(loss=f"{progress.history[-1]:.4f}", epoch=progress.epoch)
             if not np.isfinite(progress.history[-1]):
                 raise ValueError(f"the pre-training loss is not finite in epoch {progress.epoch}; lower --pt_lr")
             if progress.history[-1] < progress.best_loss:

@@ -403,7 +403,7 @@ def test_genes_match_whatever_their_order_and_case(genes, data):
 def decided(genes, table) -> q.Source:
     counts = csr_matrix(np.ones((2, len(genes)), np.float32))
     rows = RowBlocks("d", annotate.Path("d"), cells=Cells("d", annotate.Path("d"), counts, list(genes), ["a", "b"]))
-    return q.decide(rows, "X", q.normalize.Values("counts"), table, species="human", say=lambda sentence: None)
+    return q.decide(rows, "X", q.normalize.Values("counts"), table, species="human")
 
 
 def test_the_report_lies_beside_the_output_and_a_former_one_is_left_alone_without_it(files):
