@@ -24,21 +24,20 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import torch
 
 import data_loader as data
+import flags
+import recipes
 import utils
 from annotation import labeller as learn
 from annotation import report, write_h5ad
 from annotation.labeller import Embedder
 from annotation.outcome import PREFIX, UNKNOWN, Work, label, page_of, progress, table_of, tell
 from files import whole, writable
-from model import Encoder
 from reading import align, normalize
 from reading import source as q
 from reading.cells import format_of
 from reading.source import Source
-from stages import cluster, directions, reduce
 from voice import heard, log
 
 MANY_STRANGE = 0.15  # share of a query's cells; between technologies up to a tenth look strange that are not
@@ -47,7 +46,7 @@ SPOT_CELLS = 6_000  # cells of a dataset that an encoder made on the spot is tra
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
-    return utils.run(lambda args: command(args, argv), build_parser(), argv, check=check_flags)
+    return flags.run(lambda args: command(args, argv), build_parser(), argv, check=check_flags)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -334,25 +333,11 @@ def pretrain_here(sources: Sequence[Source], genes: list[str], seed: int) -> uti
         )
     cells = sum(matrix.shape[0] for matrix in matrices)
     log.info(f"no checkpoint named: pre-training an encoder on {cells:,} cells x {len(genes):,} genes (up to a minute)")
-    encoder = pretrain_on_the_spot(matrices, genes, seed)
+    encoder = recipes.closed_form(matrices, genes, seed)
     log.info(f"pre-trained in {time.perf_counter() - begin:.1f} s")
     return utils.Checkpoint(
         encoder, genes, recipe="scpretrain2, on the spot", datasets=[source.name for source in sources]
     )
-
-
-def pretrain_on_the_spot(matrices, genes: list[str], seed: int, hidden: int = 200) -> Encoder:
-    """The scpretrain2 encoder of cells (N, G) csr, log1p of 10,000 counts, one matrix a dataset: its closed form."""
-    labels = []
-    for matrix in matrices:
-        points = reduce.project(matrix, *reduce.components(matrix, 50, seed=seed))  # (N, 50)
-        labels.append(cluster.pseudo_labels(points, cluster.few_sizes(len(points)), seed=seed, spread=True))
-    found, scale, _ = directions.start(matrices, [np.ones(len(genes), bool)] * len(matrices), labels, hidden)
-    encoder = Encoder(len(genes), int(np.flatnonzero(np.abs(found).sum(axis=1)).max(initial=0)) + 1)
-    with torch.no_grad():
-        encoder.linear.weight.copy_(torch.from_numpy(found[: encoder.hidden] / scale))
-        encoder.linear.bias.zero_()
-    return encoder
 
 
 # -- notebooks ----------------------------------------------------------------
