@@ -36,6 +36,7 @@ def test_every_labelled_dataset_is_clustered_in_both_arms_and_one_is_drawn(comma
     assert set(table.n_cells) == {40} and set(table.n_types) == {3}
     assert table.ari.between(-0.5, 1).all() and table.nmi.between(0, 1).all() and table.silhouette.between(-1, 1).all()
     assert table[table.arm == utils.ARMS[1]].ari.mean() > 0.5  # three types far apart
+    assert (table.leiden <= table.leiden_best).all() and table.leiden_best.between(-0.5, 1).all()
     mean = table.groupby(["dataset", "arm"]).ari.mean().unstack()
     assert mean.shape == (3, 6)  # the embedding, four baselines, and the best of these as the arm without pre-training
     assert np.allclose(mean[utils.ARMS[1]], mean.drop(columns=list(utils.ARMS)).max(axis=1))
