@@ -89,7 +89,7 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
         genes=checkpoint.genes,
         weight=linear.weight.detach().cpu().numpy().T.copy(),
         bias=linear.bias.detach().cpu().numpy(),
-        plain=checkpoint.recipe == "paper",
+        plain=recipes.sees_raw_counts(checkpoint.recipe),
     )
     begin = time.perf_counter()
     pairs = list(zip(references, labels.theirs, strict=True))
