@@ -19,6 +19,11 @@ TIE = 5e-4  # a smaller difference of two arms is none
 METRICS = ("accuracy", "kappa", "macro_f1", "auprc", "auroc")
 
 
+def entropy(probabilities: np.ndarray) -> np.ndarray:
+    """Shannon entropy of each row in nats: (N, L) -> (N,)."""
+    return -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1)
+
+
 def scores(labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
     """The five metrics of a test set: `labels` (N,) ints, `outputs` (N, L) probabilities or decision values.
 
