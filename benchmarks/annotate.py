@@ -29,7 +29,6 @@ sys.path.insert(0, str(ROOT))
 import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
-from few_labels import rotated, split  # noqa: E402
 from scipy.sparse import csr_matrix, vstack  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 from sklearn.metrics import f1_score, roc_auc_score  # noqa: E402
@@ -40,6 +39,8 @@ import annotate as command  # noqa: E402
 import data_loader as data  # noqa: E402
 import utils  # noqa: E402
 from annotation import confidence, write_h5ad  # noqa: E402
+from benchmarks.baselines import rotated  # noqa: E402
+from benchmarks.splits import split  # noqa: E402
 from reading import align, normalize  # noqa: E402
 from reading import source as q  # noqa: E402
 from reading.cells import read  # noqa: E402
