@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,6 +152,7 @@ def pairs(args) -> list[dict]:
             run(args, "--query", files[1], "--reference", files[0], "--out", out)
             found = answers(out)
         reference, cells = map(read, files)
+        assert reference.labels is not None and cells.labels is not None
         names = [align.shared_names(one.genes, "human", table) for one in (reference, cells)]
         genes = [gene for gene in names[0] if gene and gene in set(names[1])]
         x, y = (
@@ -160,7 +162,7 @@ def pairs(args) -> list[dict]:
         known, truth = reference.labels.astype(str), cells.labels.astype(str)
         has = known != ""
         same = np.isin(truth, known[has])
-        row = {"reference": first, "query": second, "cells": int(same.sum()), "genes": len(genes)}
+        row: dict[str, Any] = {"reference": first, "query": second, "cells": int(same.sum()), "genes": len(genes)}
         for name, model in (
             ("LR", LogisticRegression(max_iter=500)),
             ("SVM", LinearSVC()),
@@ -278,7 +280,7 @@ def suggested(args) -> list[dict]:
             rng = np.random.default_rng(0)
             draws = {"suggested": np.array([int(cell[4:]) for cell in named])}
             draws |= {f"random {i}": rng.choice(len(cells.labels), 20, replace=False) for i in range(args.seeds)}
-            row = {"dataset": name}
+            row: dict[str, Any] = {"dataset": name}
             for how, keep in draws.items():
                 if len(np.unique(cells.labels[keep].astype(str))) < 2:
                     row[how] = 0.0

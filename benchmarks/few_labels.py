@@ -242,11 +242,12 @@ def test(entry: data.Entry, fold: str, orthologs: dict[str, str], plan: Plan) ->
     known = table.read(plan.results)
     known = known[known["dataset"] == entry.name]
     done = set(zip(known["budget"], known["method"], known["seed"], known["run"], strict=True))
-    checkpoints = {kind: utils.load_checkpoint(plan.checkpoint(kind, fold)) for kind in sorted(plan.kinds)}
-    files = splits.content_of(entry.path)
+    checkpoints: dict[str | None, utils.Checkpoint | None] = {None: None}
+    checkpoints |= {kind: utils.load_checkpoint(plan.checkpoint(kind, fold)) for kind in sorted(plan.kinds)}
+    files = splits.content_of(splits.file_of(entry))
     dataset = None
     for budget, seed, method in plan.rows():
-        checkpoint = checkpoints.get(ENCODERS.get(method))
+        checkpoint = checkpoints[ENCODERS.get(method)]
         run = run_of(method, budget, seed, files, checkpoint.identity() if checkpoint else None)
         if (budget, method, seed, run) in done:
             continue

@@ -184,10 +184,10 @@ def self_train(
             mine = mine[np.argsort(-sure[mine], kind="stable")][: max(1, int(len(mine) * share))]
             rows.append(mine)
             weights.append(np.full(len(mine), typical / max(1, len(mine))))
-        rows, weights = np.concatenate(rows), np.concatenate(weights)
-        x = np.vstack([f[known], f[rest[rows]]])
-        y = np.concatenate([labels[known], model.classes_[guess[rows]]])
-        model = _regression(x, y, strength, np.concatenate([np.ones(len(known)), weights]))
+        believed = np.concatenate(rows)
+        x = np.vstack([f[known], f[rest[believed]]])
+        y = np.concatenate([labels[known], model.classes_[guess[believed]]])
+        model = _regression(x, y, strength, np.concatenate([np.ones(len(known)), *weights]))
     return model
 
 
