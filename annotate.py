@@ -17,32 +17,32 @@ import argparse
 import logging
 import shlex
 import sys
-import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-import torch
 
 import data_loader as data
 import utils
-from annotation import labeller as learn
 from annotation import report, write_h5ad
-from annotation.labeller import Embedder
-from annotation.outcome import PREFIX, UNKNOWN, Work, label, page_of, progress, table_of, tell
+from annotation.outcome import Found, label, progress
+from annotation.page import about, page_of, table_of, tell
+from annotation.work import Wishes, learn_from
 from files import whole, writable
-from model import Encoder
-from reading import align, normalize
+from reading import normalize
 from reading import source as q
 from reading.cells import format_of
 from reading.source import Source
-from stages import cluster, directions, reduce
-from voice import heard, log
+from voice import heard
 
-MANY_STRANGE = 0.15  # share of a query's cells; between technologies up to a tenth look strange that are not
-SPOT_CELLS = 6_000  # cells of a dataset that an encoder made on the spot is trained on
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+PREFIX = "scpretrain"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,19 +119,42 @@ def build_parser() -> argparse.ArgumentParser:
 
 def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse what no run can work with; exits with 2."""
-    if args.unknown is not None and not 0 <= args.unknown < 1:
-        parser.error(f"--unknown is a share of cells, from 0 to below 1, not {args.unknown}")
-    if args.suggest < 0:
-        parser.error(f"--suggest must not be negative, it is {args.suggest}")
-    if args.seed < 0:
-        parser.error(f"--seed must not be negative, it is {args.seed}")
-    if args.embed_only and (args.reference or args.unknown):
-        parser.error("--embed_only gives no labels: leave it out, or leave --reference and --unknown out")
+    try:
+        wishes_of(args)
+    except ValueError as error:
+        parser.error(str(error))
+    if args.embed_only and args.reference:
+        parser.error("--embed_only gives no labels: leave it out, or leave --reference out")
 
 
+def wishes_of(args: argparse.Namespace) -> Wishes:
+    """The flags that say what is wanted; the others say where it is."""
+    return Wishes(**{name: getattr(args, name) for name in Wishes.__dataclass_fields__})
+
+
+def annotate_cells(
+    cells: Source,
+    references: Sequence[Source],
+    model: Path | None,
+    wishes: Wishes,
+    sink: Callable[[int], Any],
+    command: str = "",
+) -> Found:
+    """The route of both doors: learn, label by blocks, decide, say. model: a checkpoint, or None to make one here.
+
+    sink: handed the width H, gives what takes the embedding (N, H) by slices.
+    """
+    work = learn_from(cells, references, model, wishes)
+    found = label(work, sink(work.labeller.hidden))
+    found.uns = about(found, command)
+    tell(found)
+    return found
+
+
+# -- files ----------------------------------------------------------------
 def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
-    """One run: open, decide, learn, label by blocks, write."""
-    table_file, page_file, list_file = check_out(args.out, [args.query, *args.reference])
+    """The door for files: open, annotate, write."""
+    check_out(args.out, [args.query, *args.reference])
     for path in (args.query, *args.reference):
         format_of(path)  # before anything is fetched
     utils.seed_everything(args.seed)
@@ -148,266 +171,168 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
             for path in args.reference
         ]
         q.translate([cells, *references], table)
-        work = learn_from(
-            cells, references, args.pretrained_model, label_key=args.label_key, unlabeled=args.unlabeled,
-            embed_only=args.embed_only, unknown=args.unknown, seed=args.seed, force=args.force,
-            gene_list=args.gene_list,
-        )  # fmt: skip
-        h5ad = format_of(args.query) == "h5ad"
-        with ExitStack() as files:  # all of them take their names at the end, or none does
-            part, csv = (files.enter_context(whole(path)) for path in (args.out, table_file))
-            if h5ad:
-                write_h5ad.copy_file(args.query, part)
-            else:
-                blocks = progress(cells, "writing the cells")
-                write_h5ad.new_file(part, blocks, cells.rows.obs, cells.rows.genes)
-            with h5py.File(part, "r+") as file:
-                sink = write_h5ad.embedding(file, f"X_{PREFIX}", (len(cells), work.labeller.hidden))
-                found = label(work, sink, use_consensus=args.consensus, umap=args.umap, suggestions=args.suggest)
-                found.uns["command"] = shlex.join(["python", "annotate.py", *argv])
-                arrays = {f"X_umap_{PREFIX}": found.umap} if found.umap is not None else {}
-                columns = {f"{PREFIX}_{name}": column for name, column in found.columns.items()}
-                write_h5ad.add_fields(file, columns, arrays, {PREFIX: found.uns})
-            table_of(found, cells.rows.cells).to_csv(csv, index_label="cell", float_format="%.4f")
-            if args.report:
-                page = files.enter_context(whole(page_file))
-                report.write_report(page, page_of(work, found, args.out.stem))
-            if found.suggested is not None:
-                listed = files.enter_context(whole(list_file))
-                found.suggested.to_csv(listed, index=False, float_format="%.4f")
-    tell(work, found)
-    names = [str(args.out), table_file.name, *([page_file.name] if args.report else [])]
-    names += [list_file.name] if found.suggested is not None else []
-    print(f"{', '.join(names)} written")
+        beside = beside_of(args.out, report=args.report, suggested=args.suggest > 0)
+        parts = {path: stack.enter_context(whole(path)) for path in (args.out, *beside.values())}
+
+        def sink(width: int) -> h5py.Dataset:
+            begin_h5ad(parts[args.out], args.query, cells)
+            file = stack.enter_context(h5py.File(parts[args.out], "r+"))  # closed before the file takes its name
+            return write_h5ad.embedding(file, f"X_{PREFIX}", (len(cells), width))
+
+        line = shlex.join(["python", "annotate.py", *argv])
+        found = annotate_cells(cells, references, args.pretrained_model, wishes_of(args), sink, line)
+        write_h5ad.add_fields(found.embedding.file, *fields(found), {PREFIX: found.uns})
+        for kind, path in beside.items():
+            write_beside(kind, parts[path], found, args.out.stem)
+    print(f"{', '.join([str(args.out), *(path.name for path in beside.values())])} written")
 
 
-def check_out(out: Path, inputs: Sequence[Path]) -> tuple[Path, Path, Path]:
-    """The .csv, .html and .suggest.csv beside `out`; ValueError where one would overwrite an input, or none can be."""
+def begin_h5ad(target: Path, query: Path, cells: Source) -> None:
+    """An .h5ad of the query's cells: a copy of the file where it is one, else made from its row blocks."""
+    if format_of(query) == "h5ad":
+        write_h5ad.copy_file(query, target)
+    else:
+        write_h5ad.new_file(target, progress(cells, "writing the cells"), cells.rows.obs, cells.rows.genes)
+
+
+def fields(found: Found) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What is added beside the embedding: columns of obs and arrays of obsm, by the names they have there."""
+    arrays = {f"X_umap_{PREFIX}": found.umap} if found.umap is not None else {}
+    return {f"{PREFIX}_{name}": column for name, column in found.columns.items()}, arrays
+
+
+def write_beside(kind: str, path: Path, found: Found, title: str) -> None:
+    """Write one of the files that lie beside the .h5ad."""
+    if kind == "table":
+        table_of(found).to_csv(path, index_label="cell", float_format="%.4f")
+    elif kind == "page":
+        report.write_report(path, page_of(found, title))
+    elif kind == "suggested":
+        found.suggested.to_csv(path, index=False, float_format="%.4f")
+
+
+def beside_of(out: Path, *, report: bool = True, suggested: bool = True) -> dict[str, Path]:
+    """The files beside `out`, by what they hold."""
+    ends = (
+        {"table": ".csv"} | ({"page": ".html"} if report else {}) | ({"suggested": ".suggest.csv"} if suggested else {})
+    )
+    return {kind: out.with_suffix(end) for kind, end in ends.items()}
+
+
+def check_out(out: Path, inputs: Sequence[Path]) -> None:
+    """ValueError where `out` or a file beside it would overwrite an input, or cannot be written."""
     if out.suffix != ".h5ad":
         raise ValueError(f"--out {out} must end in .h5ad, that is what is written")
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder; name a file in it")
-    beside = out.with_suffix(".csv"), out.with_suffix(".html"), out.with_suffix(".suggest.csv")
-    for path in (out, *beside):
+    for path in (out, *beside_of(out).values()):
         for other in inputs:
             if path.exists() and other.exists() and path.samefile(other) or path.absolute() == other.absolute():
                 raise ValueError(f"--out {out} would overwrite the input {other}; name another file")
     if not writable(out.parent):
         raise ValueError(f"--out {out}: the folder {out.absolute().parent} cannot be written; name another one")
-    return beside
-
-
-# -- learning ----------------------------------------------------------------
-def learn_from(
-    cells: Source,
-    references: Sequence[Source],
-    model: Path | None,
-    *,
-    label_key: str | None,
-    unlabeled: Sequence[str],
-    embed_only: bool,
-    unknown: float | None,
-    seed: int,
-    force: bool = False,
-    gene_list: Path | None = None,
-) -> Work:
-    """Everything that comes before the first cell is labelled."""
-    everything = [cells, *references]
-    shared = q.shared_genes(everything)
-    if embed_only:
-        known, theirs, classes, existing = np.full(len(cells), -1), [], [], None
-    else:
-        known, theirs, classes, existing = cell_types(cells, references, label_key, unlabeled)
-    if model is not None:
-        checkpoint = utils.load_checkpoint(model, gene_list=gene_list)
-        overlap = [q.check_overlap(source, checkpoint.genes, force) for source in everything]
-        made = f"{model}, {checkpoint.recipe}"
-    else:
-        least = min(len(source.genes) for source in everything)
-        overlap = [q.own_overlap(source, shared, least) for source in everything]
-        checkpoint = pretrain_here(everything, shared, seed)
-        made = "made of these cells"
-    linear = checkpoint.encoder.linear
-    embedder = Embedder(
-        checkpoint.genes, linear.weight.detach().cpu().numpy().T.copy(), linear.bias.detach().cpu().numpy(),
-        plain=checkpoint.recipe == "paper",
-    )  # fmt: skip
-    begin = time.perf_counter()
-    pairs = list(zip(references, theirs, strict=True))
-    labeller = learn.fit(cells, embedder, known, classes, pairs, error=unknown, seed=seed)
-    warnings = [sentence for source in everything for sentence in source.warnings]
-    if classes:
-        log.info(
-            f"learnt {len(classes)} types in {time.perf_counter() - begin:.1f} s; calibration error on held-out "
-            f"labelled cells {labeller.learnt.ece:.3f}"
-        )
-        if references and unknown is None and labeller.unexplained > MANY_STRANGE:
-            warnings.append(
-                f"{labeller.unexplained:.0%} of the query's cells look like none of the references' types. They are "
-                "called the nearest one all the same, and their confidence means nothing; --unknown calls them Unknown"
-            )
-        if unknown and not np.isfinite(labeller.unknown.threshold):
-            warnings.append("too few labels to tell unknown cells by: none is called Unknown for its strangeness")
-    for sentence in warnings:
-        log.warning(sentence)
-    settings = {
-        "query": str(cells.rows.path), "references": ", ".join(str(source.rows.path) for source in references),
-        "label_key": label_key or "", "unlabeled": ", ".join(str(word) for word in unlabeled),
-        "unknown": unknown or 0.0, "seed": seed,
-        "checkpoint": made, "checkpoint_genes": len(checkpoint.genes), "recipe": checkpoint.recipe,
-        "values": cells.values.describe(cells.matrix), "species": cells.species,
-    }  # fmt: skip
-    return Work(cells, list(references), labeller, known, existing, overlap, warnings, settings, seed)
-
-
-def cell_types(
-    cells: Source, references: Sequence[Source], key: str | None, unlabeled: Sequence[str]
-) -> tuple[np.ndarray, list[np.ndarray], list[str], np.ndarray | None]:
-    """Labels as ints: of the query (N,), of each reference (M,), the names, and query labels only to compare with.
-
-    Raises ValueError for a missing column, no label, one type, or a type called Unknown.
-    """
-    texts = []
-    for source in references or [cells]:
-        labels = source.labels(key, unlabeled)
-        if labels is None:
-            wanted = f"column {key!r}" if key else "column cell_ontology_class or cell_type"
-            columns = source.rows.columns
-            raise ValueError(
-                f"{source.where}: no {wanted} to take cell types from; "
-                + (
-                    f"it has {', '.join(columns)}. Name one with --label_key"
-                    if columns
-                    else "it has no columns of cells"
-                )
-                + ("" if references else ", name a labelled dataset with --reference, or use --embed_only")
-            )
-        found = len(np.flatnonzero(labels != ""))
-        if not found:
-            raise ValueError(
-                f"{source.where}: no cell is left with a label in {key or 'its column of types'!r}"
-                f"{' once ' + ', '.join(unlabeled) + ' count as none' if unlabeled else ''}; label some, or name a "
-                "--reference"
-            )
-        texts.append(labels)
-    classes = sorted({str(label) for labels in texts for label in set(labels)} - {""})
-    where = ", ".join(source.where for source in references or [cells])
-    if clash := [name for name in classes if name.lower() == UNKNOWN.lower()]:
-        raise ValueError(
-            f"{where}: a type is called {clash[0]!r}, which is what cells without a type are called here; if its cells "
-            f"have no label say --unlabeled {clash[0]}, else rename it"
-        )
-    if len(classes) < 2:
-        raise ValueError(
-            f"{where}: only one cell type, {classes[0]!r}, and two are needed to tell cells apart; label cells of "
-            "another type, or name a --reference that has more"
-        )
-    place = {name: i for i, name in enumerate(classes)} | {"": -1}
-    codes = [np.array([place[label] for label in labels], dtype=int) for labels in texts]
-    for source, labels in zip(references or [cells], codes, strict=True):
-        count = np.bincount(labels[labels >= 0], minlength=len(classes))
-        log.info(
-            f"{source.name}: {count.sum():,} of {len(labels):,} cells have a label, of {np.count_nonzero(count)} types"
-        )
-        if few := [classes[i] for i in np.flatnonzero((count > 0) & (count < 3))]:
-            log.info(f"{source.name}: under 3 labelled cells of {', '.join(few)}; expect little of these")
-    if not references:
-        return codes[0], [], classes, None
-    existing = cells.labels(key, unlabeled)
-    if existing is not None and (existing != "").any():
-        log.info(f"{cells.name} has labels of its own; they are not used, but compared with in the report")
-    return np.full(len(cells), -1), codes, classes, existing
-
-
-def pretrain_here(sources: Sequence[Source], genes: list[str], seed: int) -> utils.Checkpoint:
-    """No checkpoint at hand: an encoder made of the very cells, on the genes they share."""
-    begin = time.perf_counter()
-    matrices = []
-    for source in sources:
-        rows = learn.choose_rows(np.full(len(source), -1), SPOT_CELLS, seed)
-        values, empty = source.log(source.take(rows))
-        matrices.append(align.align(values[~empty], source.genes, genes))
-    matrices = [matrix for matrix in matrices if matrix.shape[0] > 1]
-    if not matrices:
-        raise ValueError(
-            "no dataset has two cells to pre-train an encoder on; name a checkpoint with --pretrained_model"
-        )
-    cells = sum(matrix.shape[0] for matrix in matrices)
-    log.info(f"no checkpoint named: pre-training an encoder on {cells:,} cells x {len(genes):,} genes (up to a minute)")
-    encoder = pretrain_on_the_spot(matrices, genes, seed)
-    log.info(f"pre-trained in {time.perf_counter() - begin:.1f} s")
-    return utils.Checkpoint(
-        encoder, genes, recipe="scpretrain2, on the spot", datasets=[source.name for source in sources]
-    )
-
-
-def pretrain_on_the_spot(matrices, genes: list[str], seed: int, hidden: int = 200) -> Encoder:
-    """The scpretrain2 encoder of cells (N, G) csr, log1p of 10,000 counts, one matrix a dataset: its closed form."""
-    labels = []
-    for matrix in matrices:
-        points = reduce.project(matrix, *reduce.components(matrix, 50, seed=seed))  # (N, 50)
-        labels.append(cluster.pseudo_labels(points, cluster.few_sizes(len(points)), seed=seed, spread=True))
-    found, scale, _ = directions.start(matrices, [np.ones(len(genes), bool)] * len(matrices), labels, hidden)
-    encoder = Encoder(len(genes), int(np.flatnonzero(np.abs(found).sum(axis=1)).max(initial=0)) + 1)
-    with torch.no_grad():
-        encoder.linear.weight.copy_(torch.from_numpy(found[: encoder.hidden] / scale))
-        encoder.linear.bias.zero_()
-    return encoder
 
 
 # -- notebooks ----------------------------------------------------------------
 def annotate(
-    adata,
-    reference=(),
+    adata: AnnData,
+    reference: AnnData | Sequence[AnnData] = (),
     *,
     label_key: str | None = None,
     unlabeled: str | Sequence[str] = (),
     embed_only: bool = False,
     pretrained_model: str | Path | None = None,
+    gene_list: str | Path | None = None,
     values: str | None = None,
     species: str | None = None,
+    reference_species: str | None = None,
     unknown: float | None = None,
     consensus: bool = True,
     suggest: int = 0,
     umap: bool = True,
+    report: str | Path | None = None,
     force: bool = False,
     seed: int = 0,
     data_dir: str | Path = "dataset",
     offline: bool = True,
     verbose: bool = True,
-):
-    """The command for an AnnData in memory; returns a copy with the new fields, see the README for each.
+) -> AnnData:
+    """The command for an AnnData in memory, or backed: a copy with the new fields; the README says what each is.
 
-    reference: one labelled AnnData, or several. unlabeled: label(s) that mean a cell has none. unknown: share of known
-    cells that may be called Unknown (None: off). Raises ValueError with what to do, as the command does.
+    Args:
+        adata: the cells to label, (N, G). It stays as it is; a backed one is read from its file, the copy is in memory.
+        reference: one labelled AnnData to learn the types from, or several. None: the labels are in `adata`.
+        label_key: the column of obs with cell types. Default: cell_ontology_class, else cell_type.
+        unlabeled: label(s) that mean a cell has none, such as "Unknown"; empty and NaN always do.
+        embed_only: no labels, only the embedding.
+        pretrained_model: a checkpoint of main.py. Default: an encoder is made of the cells at hand.
+        gene_list: the genes of a published bare checkpoint.
+        values: what the numbers are, "counts", "cp10k" or "log" (see --help). Default: found out.
+        species, reference_species: "human" or "mouse". Default: told from the gene names.
+        unknown: the share of known cells that may be called Unknown, e.g. 0.05. None: no cell is.
+        consensus: let small clusters vote.
+        suggest: so many cells whose labels would help most are named in uns["scpretrain"]["suggested"].
+        umap: compute a UMAP.
+        report: a file to write the page to, e.g. "annotated.html".
+        force: go on with doubled gene names, or under 10 % of the checkpoint's genes.
+        seed: every chance comes from it.
+        data_dir: where the ortholog table is. offline: never touch the network.
+        verbose: say what is done on standard output; otherwise nothing is written there or to standard error.
+    Returns:
+        A copy in memory with obs["scpretrain_..."], obsm["X_scpretrain"] and uns["scpretrain"].
+    Raises:
+        ValueError: with what to do about it, as the command does.
     """
-    with heard(logging.INFO if verbose else None):
-        others = [reference] if hasattr(reference, "obs_names") else list(reference)
-        unlabeled = [unlabeled] if isinstance(unlabeled, str) else list(unlabeled)
-        table = data.orthologs(Path(data_dir), offline=offline)
+    wishes = Wishes(
+        label_key=label_key,
+        unlabeled=[unlabeled] if isinstance(unlabeled, str) else list(unlabeled),
+        embed_only=embed_only,
+        unknown=unknown,
+        consensus=consensus,
+        suggest=suggest,
+        umap=umap,
+        gene_list=None if gene_list is None else Path(gene_list),
+        force=force,
+        seed=seed,
+    )
+    others = [reference] if hasattr(reference, "obs_names") else list(reference)
+    with spoken(verbose):
+        out = adata.to_memory() if adata.isbacked else adata.copy()  # before any work: what cannot be copied fails now
         utils.seed_everything(seed)
-        cells = of_adata(adata, "adata", table, species=species, values=values, force=force)
+        table = data.orthologs(Path(data_dir), offline=offline)
+        cells = of_adata(out, "adata", table, species=species, values=values, force=force)
         q.refuse_cells(cells)
-        sources = [of_adata(one, f"reference {i}", table, force=force) for i, one in enumerate(others, 1)]
+        sources = [
+            of_adata(one, f"reference {i}", table, species=reference_species, force=force)
+            for i, one in enumerate(others, 1)
+        ]
         q.translate([cells, *sources], table)
-        work = learn_from(
-            cells, sources, None if pretrained_model is None else Path(pretrained_model), label_key=label_key,
-            unlabeled=unlabeled, embed_only=embed_only, unknown=unknown, seed=seed, force=force,
-        )  # fmt: skip
-        out = adata.copy()
-        sink = np.empty((len(cells), work.labeller.hidden), np.float32)
-        found = label(work, sink, use_consensus=consensus, umap=umap, suggestions=suggest)
-        for name, column in found.columns.items():
-            out.obs[f"{PREFIX}_{name}"] = column
-        out.obsm[f"X_{PREFIX}"] = sink
-        if found.umap is not None:
-            out.obsm[f"X_umap_{PREFIX}"] = found.umap
+        model = None if pretrained_model is None else Path(pretrained_model)
+        found = annotate_cells(
+            cells, sources, model, wishes, lambda width: np.empty((len(cells), width), np.float32), "annotate(...)"
+        )
+        columns, arrays = fields(found)
+        for name, column in columns.items():
+            out.obs[name] = column
+        for name, array in ({f"X_{PREFIX}": found.embedding} | arrays).items():
+            out.obsm[name] = array
         out.uns[PREFIX] = found.uns
-        tell(work, found)
+        if report is not None:
+            with whole(report) as part:
+                write_beside("page", part, found, Path(report).stem)
         return out
 
 
-def of_adata(adata, name: str, table, *, values: str | None = None, **how) -> Source:
+@contextmanager
+def spoken(verbose: bool) -> Iterator[None]:
+    """Say what is done while the block runs; not `verbose`: nothing at all, not even the warnings of libraries."""
+    with heard(logging.INFO if verbose else None), warnings.catch_warnings():
+        if not verbose:
+            warnings.simplefilter("ignore")
+        yield
+
+
+def of_adata(adata: AnnData, name: str, table, *, values: str | None = None, **how) -> Source:
     """An AnnData as a dataset to annotate or to learn from."""
     cells = q.matrices_of(adata, name)
     words, found = q.choose({words: one.counts[:500] for words, one in cells.items()}, values, name)

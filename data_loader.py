@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 from files import Cache, fingerprint, stamp, writable
 from reading import align, download, normalize
 from reading.cells import Cells, Unreadable, kind_of_names, open_rows, read, species_from_case
+from voice import log
 
 HERE = Path(__file__).resolve().parent
 CATALOGUE_COLUMNS = ("name", "species", "labelled")
@@ -211,8 +212,8 @@ def orthologs(data_dir: Path, *, offline: bool) -> dict[str, str]:
             if not failures:
                 return align.read_orthologs(target)
             why = failures[0].why
-    print(
-        f"warning: no ortholog table ({why}); put {align.ORTHOLOG_FILE} into {data_dir}. Until then human and mouse "
+    log.warning(
+        f"no ortholog table ({why}); put {align.ORTHOLOG_FILE} into {data_dir}. Until then human and mouse "
         "genes are matched by their upper-cased symbols alone"
     )
     return {}

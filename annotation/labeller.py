@@ -77,6 +77,16 @@ class Learnt:
 
 
 @dataclass(frozen=True)
+class Taught:
+    """What was learnt, and what it says of the M cells of the query and of the R cells of references."""
+
+    learnt: Learnt
+    features: np.ndarray  # (M, D)
+    probabilities: np.ndarray  # (M, L)
+    others: tuple[np.ndarray, np.ndarray, np.ndarray]  # features (R, D) over neighbours, labels (R,), probabilities
+
+
+@dataclass(frozen=True)
 class Fitted:
     """The M cells of the query that were learnt from together."""
 
@@ -167,12 +177,15 @@ def fit(
         raise ValueError(f"{query.where}: none of its cells has any count, so there is nothing to tell them by")
     embedding = embedder(query, counts, log)
     with threadpool_limits(1):  # small solvers on busy cores wait for each other ten times longer than they compute
-        learn, taught = (_from_references, references) if references else (_from_query, labels[rows])
-        learnt, features, probabilities, others = learn(query, log, embedding, embedder, taught, len(classes), seed)
+        if references:
+            taught = _from_references(query, log, embedding, embedder, references, len(classes), seed)
+        else:
+            taught = _from_query(query, log, embedding, embedder, labels[rows], len(classes), seed)
+    features, probabilities = taught.features, taught.probabilities
     averaged = features[neighbours(features, AVERAGED)].mean(axis=1)
     unknown, strange, unexplained = None, np.zeros(len(rows), bool), 0.0
     if classes and (error or references):
-        points, theirs, of_theirs = others
+        points, theirs, of_theirs = taught.others
         foreign = np.arange(len(points) + len(rows)) >= len(points)
         unknown, scores = confidence.fit_unknown(
             np.vstack([points, averaged]),
@@ -190,7 +203,7 @@ def fit(
         unknown, few = None, min(len(rows), confidence.REFERENCE)
         anchors = np.sort(np.random.default_rng(seed).choice(len(rows), few, replace=False))
     fitted = Fitted(rows, log, features, averaged, probabilities, strange)
-    return Labeller(query, embedder, classes, learnt, fitted, anchors, unknown, unexplained)
+    return Labeller(query, embedder, classes, taught.learnt, fitted, anchors, unknown, unexplained)
 
 
 def choose_rows(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -217,17 +230,14 @@ def evenly(labels: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarra
     return np.sort(order[place <= limit])
 
 
-def _from_query(query, log, embedding, embedder, labels, types: int, seed: int):
-    """Labels in the query itself: three views of its cells, LR and self-training on them.
-
-    What was learnt; features (M, D) and probabilities (M, L) of the cells; and the same of none from elsewhere.
-    """
+def _from_query(query, log, embedding, embedder, labels, types: int, seed: int) -> Taught:
+    """Labels in the query itself: three views of its cells, LR and self-training on them."""
     views = classify.fit_views(log, embedding, seed)
     features = classify.features(views, log, embedding).astype(np.float32)
-    maps = _fold(views, embedder.columns(query.genes), np.arange(len(query.genes)))
+    weights, turn, shift = _fold(views, embedder.columns(query.genes), np.arange(len(query.genes)))
     nothing = np.zeros((0, features.shape[1])), np.zeros(0, int), np.zeros((0, types))
     if not types:
-        return Learnt(*maps), features, np.zeros((len(features), 0)), nothing
+        return Taught(Learnt(weights, turn, shift), features, np.zeros((len(features), 0)), nothing)
     rng = np.random.default_rng(seed)
     few = evenly(labels, MANY, rng)
     strength = classify.choose_strength(features[few], labels[few], seed)
@@ -240,18 +250,24 @@ def _from_query(query, log, embedding, embedder, labels, types: int, seed: int):
         return classify.predict(classify.self_train(features[some], labels, strength), features[some], types)
 
     probabilities = classify.predict(model, features, types)
-    measured = _hold_out(again, labels[some], probabilities.mean(axis=0), seed)
-    learnt = Learnt(*maps, None, lambda f, _: classify.predict(model, f, types), None, *measured)
-    return learnt, features, confidence.calibrate(probabilities, learnt.temperature), nothing
+    temperature, ece, held_out = _hold_out(again, labels[some], probabilities.mean(axis=0), seed)
+    learnt = Learnt(
+        weights=weights,
+        turn=turn,
+        shift=shift,
+        classify=lambda f, _: classify.predict(model, f, types),
+        temperature=temperature,
+        ece=ece,
+        held_out=held_out,
+    )
+    return Taught(learnt, features, confidence.calibrate(probabilities, temperature), nothing)
 
 
-def _from_references(query, log, embedding, embedder, references, types: int, seed: int):
+def _from_references(query, log, embedding, embedder, references, types: int, seed: int) -> Taught:
     """Labels in other datasets: LR and a linear SVM on the shared genes, then the say of each cell's neighbours.
 
     Every cell is brought to one length, which takes away most of what depth and technique do. What is left is judged
     from where the types of the query lie, as far as it is known; half of that is taken away, as some types may be new.
-    What was learnt; features (M, D) and probabilities (M, L) of the query's cells; and of the references' R cells the
-    features averaged over neighbours (R, D), labels (R,) and probabilities (R, L).
     """
     rng = np.random.default_rng(seed)
     genes = shared_genes([query, *(source for source, _ in references)])
@@ -276,20 +292,27 @@ def _from_references(query, log, embedding, embedder, references, types: int, se
         found, weights, bias = linear(theirs[rows], labels[rows], seed)
         return voted(_of_logits(theirs @ weights + bias, found, types), beside)[some]
 
-    measured = _hold_out(again, labels[some], probabilities.mean(axis=0), seed, folds=3)
+    temperature, ece, held_out = _hold_out(again, labels[some], probabilities.mean(axis=0), seed, folds=3)
     maps, turn, shift = _fold(views, embedder.columns(query.genes), np.flatnonzero(mask))
     of_logits = np.zeros((len(query.genes), len(present)), np.float32)
     of_logits[mask] = weights  # genes are in the query's order
     learnt = Learnt(
-        np.hstack([maps, of_logits]), turn, shift + centre, mask.astype(np.float32),
-        lambda _, logits: _of_logits(logits + bias, present, types), raw, *measured,
-    )  # fmt: skip
+        weights=np.hstack([maps, of_logits]),
+        turn=turn,
+        shift=shift + centre,
+        shared=mask.astype(np.float32),
+        classify=lambda _, logits: _of_logits(logits + bias, present, types),
+        raw=raw,
+        temperature=temperature,
+        ece=ece,
+        held_out=held_out,
+    )
     of_theirs = voted(_of_logits(theirs_logits + bias, present, types), beside)
     others = (
         np.vstack(points)[beside[:, :AVERAGED]].mean(axis=1), labels,
         confidence.calibrate(of_theirs, learnt.temperature),
     )  # fmt: skip
-    return learnt, features, confidence.calibrate(probabilities, learnt.temperature), others
+    return Taught(learnt, features, confidence.calibrate(probabilities, temperature), others)
 
 
 def _read(references, embedder: Embedder, genes: list[str], most: int, rng: np.random.Generator):

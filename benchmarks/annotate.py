@@ -39,7 +39,7 @@ from sklearn.svm import LinearSVC  # noqa: E402
 import annotate as command  # noqa: E402
 import data_loader as data  # noqa: E402
 import utils  # noqa: E402
-from annotation import confidence, write_h5ad  # noqa: E402
+from annotation import confidence, work, write_h5ad  # noqa: E402
 from benchmarks.baselines import rotated  # noqa: E402
 from benchmarks.splits import split  # noqa: E402
 from reading import align, normalize  # noqa: E402
@@ -211,11 +211,9 @@ def learnt(args, path: Path, encoder: Path):
     table = data.orthologs(args.data_dir, offline=True)
     with contextlib.redirect_stdout(io.StringIO()), q.open_source(path, table) as source:
         if not encoder.exists():  # made without labels: the same whatever type is left out
-            utils.save_checkpoint(encoder, command.pretrain_here([source], source.genes, 0, print))
-        return command.learn_from(
-            source, [], encoder, label_key="cell_type", unlabeled=["Unknown"], embed_only=False,
-            unknown=0.05, seed=0, force=True,
-        ).labeller  # fmt: skip
+            utils.save_checkpoint(encoder, work.pretrain_here([source], source.genes, 0))
+        wishes = work.Wishes(label_key="cell_type", unlabeled=["Unknown"], unknown=0.05, force=True)
+        return work.learn_from(source, [], encoder, wishes).labeller
 
 
 def unknown(args) -> list[dict]:

@@ -1,5 +1,7 @@
 """The annotate command and its Python form on small worlds.  python -m pytest tests/test_annotate.py"""
 
+import warnings
+
 import anndata as ad
 import h5py
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 import annotate
-from annotation import outcome
+from annotation import labeller, outcome
 from reading import source as q
 from reading.cells import Cells, RowBlocks
 
@@ -171,7 +173,7 @@ def test_blocks_give_what_the_whole_gives(files, monkeypatch):
 
 
 def test_a_sample_is_learnt_from_where_there_are_many_cells(files, monkeypatch):
-    monkeypatch.setattr(annotate.learn, "FIT", 90)
+    monkeypatch.setattr(labeller, "FIT", 90)
     line = ["--query", files / "few.h5ad", "--label_key", "cell_type", "--unlabeled", "Unknown", "--unknown"]
     assert run(*line, "--out", files / "out.h5ad") == 0
     found = ad.read_h5ad(files / "out.h5ad")
@@ -382,6 +384,57 @@ def test_the_function_does_what_the_command_does_and_leaves_its_argument_alone(f
 def test_the_function_takes_references(files):
     found = annotate.annotate(few(world(9)), [world(10), world(11)], label_key="cell_type", umap=False, verbose=False)
     assert same(found) > 0.95
+
+
+def test_a_backed_file_is_annotated_in_memory_and_stays_as_it_is(files):
+    before = (files / "few.h5ad").read_bytes()
+    cells = ad.read_h5ad(files / "few.h5ad", backed="r")
+    found = annotate.annotate(cells, label_key="cell_type", unlabeled="Unknown", umap=False, verbose=False)
+    cells.file.close()
+    assert same(found) > 0.97 and not found.isbacked and (files / "few.h5ad").read_bytes() == before
+
+
+def test_what_cannot_be_copied_is_found_out_before_anything_is_learnt(monkeypatch):
+    def refuse(self):
+        raise ValueError("no copy")
+
+    monkeypatch.setattr(ad.AnnData, "copy", refuse)
+    monkeypatch.setattr(annotate, "annotate_cells", lambda *_: pytest.fail("it had begun to work"))
+    with pytest.raises(ValueError, match="no copy"):
+        annotate.annotate(world(), label_key="cell_type", verbose=False)
+
+
+def test_the_function_is_silent_on_request_even_of_libraries(files, capfd):
+    alone = world(6)[:1].copy()  # scikit-learn warns of one sample
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        annotate.annotate(alone, world(1), label_key="cell_type", verbose=False)
+        annotate.annotate(few(world()), label_key="cell_type", unlabeled="Unknown", verbose=False)
+    said = capfd.readouterr()
+    assert not caught and (said.out, said.err) == ("", "")
+
+
+def test_the_function_writes_the_page_too(files):
+    annotate.annotate(
+        few(world()), label_key="cell_type", unlabeled="Unknown", umap=False, verbose=False, report=files / "page.html"
+    )
+    page = (files / "page.html").read_text()
+    assert "<title>page" in page and "T cell" in page
+
+
+@pytest.mark.parametrize(
+    "wish, words",
+    [
+        ({"unknown": 1.5}, "share of cells"),
+        ({"suggest": -1}, "--suggest must not be negative"),
+        ({"embed_only": True, "reference": [1]}, "leave --reference out"),
+    ],
+)
+def test_the_function_refuses_what_the_command_refuses(wish, words):
+    if "reference" in wish:
+        wish = wish | {"reference": world(1)}
+    with pytest.raises(ValueError, match=words):
+        annotate.annotate(few(world()), verbose=False, **wish)
 
 
 # -- gene names, by property ----------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_matrix
 
 # Chosen one by one, each as far as possible (OKLab distance) from all before it and from the grey of Unknown,
 # the nearest of normal, deuteranope and protanope sight counting; the first six are Okabe and Ito's (2008).
@@ -46,6 +47,15 @@ class Annotation:
     settings, versions, command   how the page came about
     unknown         the name that stands for "no known type"
     called          False: cells have no types, the page is about their embedding
+    group           (n,) int, the group of each drawn cell; or None: no groups were made
+    groups          a row a group: group, n (of all cells), genes (list of dicts gene, inside, outside: the shares of
+                    cells that express it), suggested (list of names of cells, to be looked at first), proposed
+                    (a type, or ""), score (of the proposal, NaN for none), mixed (bool: may want to be split)
+    genes           (names of K genes, csr (n, K) float32): log1p values of the drawn cells in the most telling genes
+    names           names of types used before, to choose from
+    next_command    what to type once the groups have names; {labels} stands for the saved file
+    save_as         the file name for the labels, e.g. explored.labels.csv
+    groups_file     the .csv beside the page in which column `group` tells every cell's group, e.g. explored.csv
     """
 
     title: str
@@ -71,6 +81,13 @@ class Annotation:
     command: str = ""
     unknown: str = "Unknown"
     called: bool = True
+    group: np.ndarray | None = None
+    groups: pd.DataFrame | None = None
+    genes: tuple[Sequence[str], csr_matrix] | None = None
+    names: Sequence[str] = ()
+    next_command: str = ""
+    save_as: str = ""
+    groups_file: str = ""
 
     @property
     def total(self) -> int:

@@ -1,0 +1,255 @@
+"""What is known before the first cell is labelled: the wishes, the labels, the encoder, and what was learnt of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+
+import utils
+from annotation import labeller as learn
+from annotation.labeller import Embedder, Labeller
+from model import Encoder
+from reading import align
+from reading import source as q
+from reading.source import Source
+from stages import cluster, directions, reduce
+from voice import log
+
+UNKNOWN = "Unknown"
+MANY_STRANGE = 0.15  # share of a query's cells; between technologies up to a tenth look strange that are not
+SPOT_CELLS = 6_000  # cells of a dataset that an encoder made on the spot is trained on
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is asked of one annotation; each field is the flag of its name. Raises ValueError for what cannot be."""
+
+    label_key: str | None = None
+    unlabeled: Sequence[str] = ()  # labels that mean a cell has none
+    embed_only: bool = False
+    unknown: float | None = None  # share of known cells that may be called Unknown; None: no cell is
+    consensus: bool = True
+    suggest: int = 0
+    umap: bool = True
+    gene_list: Path | None = None
+    force: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.unknown is not None and not 0 <= self.unknown < 1:
+            raise ValueError(f"--unknown is a share of cells, from 0 to below 1, not {self.unknown}")
+        for name in ("suggest", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} must not be negative, it is {getattr(self, name)}")
+        if self.embed_only and self.unknown:
+            raise ValueError("--embed_only gives no labels: leave it out, or leave --unknown out")
+
+
+@dataclass
+class Work:
+    """The opened datasets and what was learnt from them."""
+
+    query: Source
+    references: list[Source]
+    wishes: Wishes
+    labeller: Labeller
+    known: np.ndarray  # (N,) labels of the query that are kept, -1 for none
+    existing: np.ndarray | None  # (N,) labels of the query to compare with, "" for none
+    overlap: list[dict]
+    warnings: list[str]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Cell types by number: what is learnt from, and what is only compared with."""
+
+    known: np.ndarray  # (N,) of the query, -1 for none
+    theirs: list[np.ndarray]  # (M,) of each reference
+    classes: list[str]
+    existing: np.ndarray | None = None  # (N,) names in the query that are not learnt from, "" for none
+
+
+def learn_from(cells: Source, references: Sequence[Source], model: Path | None, wishes: Wishes) -> Work:
+    """Everything that comes before the first cell is labelled. model: a checkpoint; None: an encoder is made here."""
+    if wishes.embed_only and references:
+        raise ValueError("--embed_only gives no labels: leave it out, or leave --reference out")
+    everything = [cells, *references]
+    shared = q.shared_genes(everything)
+    labels = (
+        Labels(np.full(len(cells), -1), [], []) if wishes.embed_only else cell_types(cells, references, wishes)
+    )  # fmt: skip
+    checkpoint, overlap, made = encoder_for(everything, shared, model, wishes)
+    linear = checkpoint.encoder.linear
+    embedder = Embedder(
+        genes=checkpoint.genes,
+        weight=linear.weight.detach().cpu().numpy().T.copy(),
+        bias=linear.bias.detach().cpu().numpy(),
+        plain=checkpoint.recipe == "paper",
+    )
+    begin = time.perf_counter()
+    pairs = list(zip(references, labels.theirs, strict=True))
+    labeller = learn.fit(
+        cells, embedder, labels.known, labels.classes, pairs, error=wishes.unknown, seed=wishes.seed
+    )  # fmt: skip
+    if labels.classes:
+        log.info(
+            f"learnt {len(labels.classes)} types in {time.perf_counter() - begin:.1f} s; calibration error on held-out "
+            f"labelled cells {labeller.learnt.ece:.3f}"
+        )
+    warnings = [sentence for source in everything for sentence in source.warnings]
+    warnings += doubts(labeller, wishes.unknown, bool(references))
+    for sentence in warnings:
+        log.warning(sentence)
+    settings = {
+        "query": str(cells.rows.path),
+        "references": ", ".join(str(source.rows.path) for source in references),
+        "label_key": wishes.label_key or "",
+        "unlabeled": ", ".join(str(word) for word in wishes.unlabeled),
+        "unknown": wishes.unknown or 0.0,
+        "seed": wishes.seed,
+        "checkpoint": made,
+        "checkpoint_genes": len(checkpoint.genes),
+        "recipe": checkpoint.recipe,
+        "values": cells.values.describe(cells.matrix),
+        "species": cells.species,
+    }
+    return Work(
+        query=cells, references=list(references), wishes=wishes, labeller=labeller, known=labels.known,
+        existing=labels.existing, overlap=overlap, warnings=warnings, settings=settings,
+    )  # fmt: skip
+
+
+def doubts(labeller: Labeller, unknown: float | None, referred: bool) -> list[str]:
+    """Sentences about what the labels do not explain."""
+    if not labeller.classes:
+        return []
+    if referred and unknown is None and labeller.unexplained > MANY_STRANGE:
+        return [
+            f"{labeller.unexplained:.0%} of the query's cells look like none of the references' types. They are "
+            "called the nearest one all the same, and their confidence means nothing; --unknown calls them Unknown"
+        ]
+    if unknown and labeller.unknown is not None and not np.isfinite(labeller.unknown.threshold):
+        return ["too few labels to tell unknown cells by: none is called Unknown for its strangeness"]
+    return []
+
+
+# -- labels ----------------------------------------------------------------
+def cell_types(cells: Source, references: Sequence[Source], wishes: Wishes) -> Labels:
+    """The types that are learnt from, of the query or of its references.
+
+    Raises ValueError for a missing column, no label, one type, or a type called Unknown.
+    """
+    sources = list(references) or [cells]
+    texts = [labels_of(source, wishes, bool(references)) for source in sources]
+    classes = types_of(texts, ", ".join(source.where for source in sources))
+    place = {name: i for i, name in enumerate(classes)} | {"": -1}
+    codes = [np.array([place[label] for label in labels], dtype=int) for labels in texts]
+    for source, labels in zip(sources, codes, strict=True):
+        tell_labels(source.name, labels, classes)
+    if not references:
+        return Labels(codes[0], [], classes)
+    existing = cells.labels(wishes.label_key, wishes.unlabeled)
+    if existing is not None and (existing != "").any():
+        log.info(f"{cells.name} has labels of its own; they are not used, but compared with in the report")
+    return Labels(np.full(len(cells), -1), codes, classes, existing)
+
+
+def labels_of(source: Source, wishes: Wishes, referred: bool) -> np.ndarray:  # (N,) object
+    """A dataset's labels as its file has them, "" for none; ValueError where there are none."""
+    key, unlabeled = wishes.label_key, wishes.unlabeled
+    labels = source.labels(key, unlabeled)
+    if labels is None:
+        wanted = f"column {key!r}" if key else "column cell_ontology_class or cell_type"
+        columns = source.rows.columns
+        has = f"it has {', '.join(columns)}. Name one with --label_key" if columns else "it has no columns of cells"
+        other = "" if referred else ", name a labelled dataset with --reference, or use --embed_only"
+        raise ValueError(f"{source.where}: no {wanted} to take cell types from; {has}{other}")
+    if not (labels != "").any():
+        without = f" once {', '.join(unlabeled)} count as none" if unlabeled else ""
+        raise ValueError(
+            f"{source.where}: no cell is left with a label in {key or 'its column of types'!r}{without}; label some, "
+            "or name a --reference"
+        )
+    return labels
+
+
+def types_of(texts: Sequence[np.ndarray], where: str) -> list[str]:
+    """The types among labels, sorted; ValueError where there is only one, or one is called Unknown."""
+    classes = sorted({str(label) for labels in texts for label in set(labels)} - {""})
+    if clash := [name for name in classes if name.lower() == UNKNOWN.lower()]:
+        raise ValueError(
+            f"{where}: a type is called {clash[0]!r}, which is what cells without a type are called here; if its cells "
+            f"have no label say --unlabeled {clash[0]}, else rename it"
+        )
+    if len(classes) < 2:
+        raise ValueError(
+            f"{where}: only one cell type, {classes[0]!r}, and two are needed to tell cells apart; label cells of "
+            "another type, or name a --reference that has more"
+        )
+    return classes
+
+
+def tell_labels(name: str, labels: np.ndarray, classes: list[str]) -> None:
+    """How many cells of a dataset have a label, and which types have hardly any."""
+    count = np.bincount(labels[labels >= 0], minlength=len(classes))
+    log.info(f"{name}: {count.sum():,} of {len(labels):,} cells have a label, of {np.count_nonzero(count)} types")
+    if few := [classes[i] for i in np.flatnonzero((count > 0) & (count < 3))]:
+        log.info(f"{name}: under 3 labelled cells of {', '.join(few)}; expect little of these")
+
+
+# -- encoder ----------------------------------------------------------------
+def encoder_for(
+    everything: Sequence[Source], shared: list[str], model: Path | None, wishes: Wishes
+) -> tuple[utils.Checkpoint, list[dict], str]:
+    """The named checkpoint, or one made of these cells; what genes each dataset has of it; how it came about."""
+    if model is not None:
+        checkpoint = utils.load_checkpoint(model, gene_list=wishes.gene_list)
+        overlap = [q.check_overlap(source, checkpoint.genes, wishes.force) for source in everything]
+        return checkpoint, overlap, f"{model}, {checkpoint.recipe}"
+    least = min(len(source.genes) for source in everything)
+    overlap = [q.own_overlap(source, shared, least) for source in everything]
+    return pretrain_here(everything, shared, wishes.seed), overlap, "made of these cells"
+
+
+def pretrain_here(sources: Sequence[Source], genes: list[str], seed: int) -> utils.Checkpoint:
+    """No checkpoint at hand: an encoder made of the very cells, on the genes they share."""
+    begin = time.perf_counter()
+    matrices = []
+    for source in sources:
+        rows = learn.choose_rows(np.full(len(source), -1), SPOT_CELLS, seed)
+        values, empty = source.log(source.take(rows))
+        matrices.append(align.align(values[~empty], source.genes, genes))
+    matrices = [matrix for matrix in matrices if matrix.shape[0] > 1]
+    if not matrices:
+        raise ValueError(
+            "no dataset has two cells to pre-train an encoder on; name a checkpoint with --pretrained_model"
+        )
+    cells = sum(matrix.shape[0] for matrix in matrices)
+    log.info(f"no checkpoint named: pre-training an encoder on {cells:,} cells x {len(genes):,} genes (up to a minute)")
+    encoder = pretrain_on_the_spot(matrices, genes, seed)
+    log.info(f"pre-trained in {time.perf_counter() - begin:.1f} s")
+    return utils.Checkpoint(
+        encoder, genes, recipe="scpretrain2, on the spot", datasets=[source.name for source in sources]
+    )
+
+
+def pretrain_on_the_spot(matrices: Sequence[csr_matrix], genes: list[str], seed: int, hidden: int = 200) -> Encoder:
+    """The scpretrain2 encoder of cells (N, G) csr, log1p of 10,000 counts, one matrix a dataset: its closed form."""
+    labels = []
+    for matrix in matrices:
+        points = reduce.project(matrix, *reduce.components(matrix, 50, seed=seed))  # (N, 50)
+        labels.append(cluster.pseudo_labels(points, cluster.few_sizes(len(points)), seed=seed, spread=True))
+    found, scale, _ = directions.start(matrices, [np.ones(len(genes), bool)] * len(matrices), labels, hidden)
+    encoder = Encoder(len(genes), int(np.flatnonzero(np.abs(found).sum(axis=1)).max(initial=0)) + 1)
+    with torch.no_grad():
+        encoder.linear.weight.copy_(torch.from_numpy(found[: encoder.hidden] / scale))
+        encoder.linear.bias.zero_()
+    return encoder
