@@ -90,3 +90,17 @@ def test_no_arrow_leads_back():
         for name in ready:
             del left[name]
     assert not left
+
+
+def test_the_flags_stop_at_the_door():
+    """argparse's Namespace is known to flags.py and to a command's `main` and `command`; below they are values."""
+    leaks = []
+    for name, path in MODULES.items():
+        if name == "flags" or within(name, {"benchmarks"}):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and not (name in COMMANDS and node.name in ("main", "command")):
+                named = {inner.attr for inner in ast.walk(node) if isinstance(inner, ast.Attribute)}
+                if "Namespace" in named or "args" in {argument.arg for argument in node.args.args}:
+                    leaks.append(f"{name}.{node.name}")
+    assert not leaks
