@@ -32,6 +32,7 @@ import numpy as np
 import torch
 
 import data_loader as data
+import flags
 import main as pretraining
 import utils
 from benchmarks import splits, table
@@ -111,10 +112,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data_dir", type=Path, required=True, help="datasets.csv and the files it lists")
     parser.add_argument("--out", type=Path, default=Path("results/few_labels"), help="default: %(default)s")
     parser.add_argument("--cache_dir", type=Path, help="for aligned matrices (default: cache in OUT)")
-    parser.add_argument("--datasets", type=utils.names, metavar="A,B", help="test on these only")
+    parser.add_argument("--datasets", type=flags.names, metavar="A,B", help="test on these only")
     parser.add_argument("--methods", metavar="A;B", help=f"some of: {'; '.join(METHODS)}")
     parser.add_argument(
-        "--budgets", type=utils.names, default=list(BUDGETS), help="some of 5,20,published,all (default: these four)"
+        "--budgets", type=flags.names, default=list(BUDGETS), help="some of 5,20,published,all (default: these four)"
     )
     parser.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
     parser.add_argument(
@@ -127,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="under 3 minutes: small datasets, one seed")
     parser.add_argument("--report", action="store_true", help="only the table and the figure")
-    return utils.run(command, parser, argv, check)
+    return flags.run(command, parser, argv, check)
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -222,15 +223,15 @@ def two_phases(plan: Plan, stem: str, names: list[str]) -> None:
     one_phase(plan, second, names, [*recipe, "--pretrain_output", "--pretrained_model", str(first)])
 
 
-def one_phase(plan: Plan, path: Path, names: list[str], flags: list[str]) -> None:
+def one_phase(plan: Plan, path: Path, names: list[str], words: list[str]) -> None:
     if path.exists():
         return
     begin = time.perf_counter()
-    flags = [*flags, "--is_pretrain", "--kmeans", "--offline", "--data_dir", str(plan.data_dir)]
-    flags += ["--pt_epoch", "1", "--batch_num", "10"] if plan.quick else []
-    flags += ["--cache_dir", str(plan.cache_dir), "--datasets", ",".join(names), "--save_model", str(path)]
+    words = [*words, "--is_pretrain", "--kmeans", "--offline", "--data_dir", str(plan.data_dir)]
+    words += ["--pt_epoch", "1", "--batch_num", "10"] if plan.quick else []
+    words += ["--cache_dir", str(plan.cache_dir), "--datasets", ",".join(names), "--save_model", str(path)]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
-        code = pretraining.main(flags)
+        code = pretraining.main(words)
     if code:
         raise ValueError(f"pre-training failed: {said.getvalue().strip()[-500:]}")
     log.info(f"{path.name}: pre-trained on {len(names)} datasets in {time.perf_counter() - begin:.0f} s")
