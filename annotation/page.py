@@ -33,7 +33,7 @@ def about(found: Found, command: str) -> dict[str, Any]:
         "genes": np.array(work.query.genes, dtype=object),
         "classes": np.array(model.classes, dtype=object),
         "temperature": learnt.temperature,
-        "ece": learnt.ece,
+        "ece": float("nan") if work.wishes.markers else learnt.ece,
         "seed": work.wishes.seed,
         "recipe": work.settings["recipe"],
         "warnings": np.array(work.warnings, dtype=object),
@@ -151,7 +151,7 @@ def page_of(found: Found, title: str, naming: Naming = Naming()) -> report.Annot
     page.clusters = found.clusters
     page.markers, page.dots = found.markers, dots_of(found, types[fitted.rows])
     beside_known(page, found, types, rows)
-    if np.isfinite(work.labeller.learnt.ece):
+    if np.isfinite(work.labeller.learnt.ece) and not work.wishes.markers:  # their sure cells are no sample of all
         page.ece, page.reliability = work.labeller.learnt.ece, reliability(work.labeller.learnt)
     return page
 
