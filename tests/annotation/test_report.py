@@ -20,6 +20,8 @@ from scipy.sparse import csr_matrix
 from annotation.report import Annotation, marker_dots, marker_genes, render, write_report
 from annotation.report.annotation import COLOURS, UNKNOWN_COLOUR
 from annotation.report.figures import MOST_LABELS
+from annotation.report.page import SCALE
+from stages.plot import seen
 
 EVIL = "<script>alert(\"1\")</script> & 'é' 細胞 </script><!--"
 
@@ -174,7 +176,7 @@ def test_every_cell_is_on_the_page_with_its_numbers():
 def test_the_tables_hold_the_numbers_that_were_handed_in(page):
     for said in ("14,312", "15,021", "95.3 %", "4,321", "98.7 %", "1 of 2 clusters holds", "0.031", "1,234"):
         assert said in page.text
-    for said in ("GCG", "5.25", "6.85", "99.50", "0.920", "1 warning", "cells 40"):
+    for said in ("GCG", "5.25", "6.85", "99.50", "0.920", "2 warnings", "cells 40"):
         assert said in page.text
 
 
@@ -192,13 +194,30 @@ def test_unknown_comes_last_is_grey_and_lies_beneath():
     assert unpack(data["type"], "<u2").tolist() == [1] * 50 + [0] * 10
 
 
-def test_forty_types_have_forty_colours_on_a_page_without_gaps():
-    types = [f"type {k}" for k in range(40)]
+def test_a_hundred_types_are_told_apart_by_colour_and_shape():
+    types = [f"type {k}" for k in range(100)]
     page = Page(render(annotation(n=400, types=types)))
-    assert len(set(page.data["colours"])) == 40 == len(set(COLOURS))
-    assert np.array(page.data["figures"]["confusion"]["data"][0]["z"]).shape == (40, 40)
-    more = Page(render(annotation(n=400, types=[f"type {k}" for k in range(100)])))
-    assert len(more.data["colours"]) == 100
+    assert len(set(page.data["colours"])) == 20 == len(set(COLOURS))
+    assert len(set(zip(page.data["colours"], page.data["shapes"], strict=True))) == 100
+    shapes = [a["class"] for tag, a in page.tags if tag == "i" and a.get("class")]
+    assert shapes[:100] == page.data["shapes"]
+    forty = Page(render(annotation(n=400, types=types[:40])))
+    assert np.array(forty.data["figures"]["confusion"]["data"][0]["z"]).shape == (40, 40)
+
+
+def lightness_and_hue(colours):
+    """Of hex colours, in CIE L*a*b*'s younger sister OKLab: L (C,), and places in a plane of hues (C, 2)."""
+    lab = seen(np.array([[int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)] for colour in colours]))[0]
+    return lab[:, 0], lab[:, 1:]
+
+
+def test_no_two_colours_look_alike_and_none_is_lost_on_white():
+    light, hue = lightness_and_hue(COLOURS)
+    apart = np.hypot(light[:, None] - light, np.linalg.norm(hue[:, None] - hue, axis=-1)) + 9 * np.eye(len(light))
+    assert apart[:10, :10].min() > 0.1 and apart.min() > 0.07  # black and white are 1 apart
+    assert 0.35 < light.min() and light.max() < 0.85
+    assert lightness_and_hue(SCALE)[0].max() < 0.8  # no confidence is pale on white
+    assert lightness_and_hue(SCALE[-1:])[0] < 0.4
 
 
 def test_the_heat_map_holds_shares_of_each_existing_label():
@@ -265,8 +284,10 @@ def test_the_file_appears_whole_or_not_at_all(tmp_path):
     with pytest.raises(ValueError):
         write_report(path, annotation(confidence=np.zeros(3)))
     assert path.read_bytes() == before
-    with pytest.raises(OSError, match="annotated.html: the report could not be written"):
-        write_report(tmp_path / "nowhere" / "annotated.html", annotation())
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError):
+        write_report(tmp_path / "file" / "annotated.html", annotation())
+    (tmp_path / "file").unlink()
     assert [p.name for p in tmp_path.iterdir()] == ["annotated.html"]
 
 
@@ -532,7 +553,7 @@ HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
 def test_a_browser_without_webgl_draws_every_nth_cell_and_says_so(browser, tmp_path):
     visit = Visit(browser, tmp_path / "annotated.html", annotation(n=6_000), before=NO_WEBGL)
     assert visit.tab.evaluate("scpretrain.points['map-type']") == 3_000
-    assert "1 cell in 2 (3,000 of 6,000)" in visit.tab.inner_text("#no-webgl")
+    assert "1 cell in 2 (3,000 of 6,000)" in visit.tab.locator(".no-webgl").first.inner_text()
     visit.close()
 
 
