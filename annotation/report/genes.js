@@ -30,7 +30,8 @@
       const sum = sums.get(code[i]), value = gene.levels[i] / data.genes.levels * gene.highest;
       sum[0] += value; sum[1] += value > 0; sum[2]++;
     }
-    const rows = [...sums].map(([k, s]) => ({k, mean: s[0] / s[2], on: s[1] / s[2]})).sort((a, b) => b.mean - a.mean);
+    const rows = [...sums].map(([k, s]) => ({k, mean: s[0] / s[2], on: s[1] / s[2]}));
+    rows.sort((a, b) => b.mean - a.mean);
     const most = Math.max(...rows.map(row => row.mean), 1e-9), colours = by_group ? groups.colours : data.colours;
     const lines = rows.map(row => {
       const head = element("th", brief(names[row.k], 60)), bar = element("span"), fill = element("i");
@@ -61,7 +62,8 @@
     let k = names.indexOf(name);
     if (k < 0) k = names.findIndex(other => other.toLowerCase() === name.toLowerCase());
     if (name !== "" && k < 0) {
-      get("gene-said").textContent = brief(name, 40) + " is none of the " + count(names.length, "gene") + " on this page";
+      get("gene-said").textContent = brief(name, 40) + " is none of the " + count(names.length, "gene") +
+        " on this page";
       return;
     }
     let found = null;
@@ -88,7 +90,7 @@
       option.value = name;
       return option;
     }));
-    const typed = () => { const text = get("gene").value; if (text.trim() !== (gene ? gene.name : "")) show_gene(text); };
+    const typed = () => { if (get("gene").value.trim() !== (gene ? gene.name : "")) show_gene(get("gene").value); };
     get("gene").addEventListener("change", typed);
     get("gene").addEventListener("keydown", event => { if (event.key === "Enter") typed(); });
     get("gene").addEventListener("input", () => { if (data.genes.names.includes(get("gene").value)) typed(); });
@@ -96,8 +98,9 @@
     const here = new Set(data.genes.names);
     document.querySelectorAll("button.gene").forEach(button => {
       button.disabled = !here.has(button.dataset.gene);
-      button.addEventListener("click", () => show_gene(gene && gene.name === button.dataset.gene ? "" : button.dataset.gene));
+      button.addEventListener("click", () =>
+        show_gene(gene && gene.name === button.dataset.gene ? "" : button.dataset.gene));
     });
-    if (data.genes.names.length < data.genes.all) get("gene-said").textContent = data.genes.names.length.toLocaleString("en") +
-      " of " + count(data.genes.all, "gene") + " fit on this page";
+    if (data.genes.names.length < data.genes.all) get("gene-said").textContent =
+      data.genes.names.length.toLocaleString("en") + " of " + count(data.genes.all, "gene") + " fit on this page";
   } else document.querySelectorAll("button.gene").forEach(button => { button.disabled = true; });

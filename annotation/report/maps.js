@@ -43,7 +43,8 @@
       sums[(Math.floor(square[i] / w) + 1) * (w + 1) + square[i] % w + 1] +=
         1 / Math.max(4, Math.min(of_kind.get(code[i]), sizes[island[square[i]]]));
     for (let r = 1; r <= h; r++) for (let c = 1; c <= w; c++)
-      sums[r * (w + 1) + c] += sums[(r - 1) * (w + 1) + c] + sums[r * (w + 1) + c - 1] - sums[(r - 1) * (w + 1) + c - 1];
+      sums[r * (w + 1) + c] += sums[(r - 1) * (w + 1) + c] + sums[r * (w + 1) + c - 1] -
+        sums[(r - 1) * (w + 1) + c - 1];
     return box => {
       const c0 = Math.max(0, Math.floor(box[0] / side)), c1 = Math.min(w, Math.ceil(box[2] / side));
       const r0 = Math.max(0, Math.floor(box[1] / side)), r1 = Math.min(h, Math.ceil(box[3] / side));
@@ -102,13 +103,14 @@
         colorscale: stops.map((colour, k) => [k / (stops.length - 1), colour]),
         colorbar: {orientation: "h", x: 0.5, y: -0.01, yanchor: "top", len: 0.7, thickness: 9,
           tickvals: ticks, outlinewidth: 0}}});
+    const chosen_type = i => picked.size === 0 || picked.has(type[i]);
     const short = list => list.length <= 15;
     panels.push(...[
       {id: "map-type", what: data.called ? "By cell type" : "All cells", code: type, colours: data.colours,
         shapes: data.shapes, labels: data.called ? data.labels : [], names: true,
-        word: k => short(data.labels) ? brief(data.names[k]) : String(k + 1), shown: i => picked.size === 0 || picked.has(type[i])},
+        word: k => short(data.labels) ? brief(data.names[k]) : String(k + 1), shown: chosen_type},
       {id: "map-confidence", what: "By confidence", code: type, shapes: data.shapes, labels: [],
-        value: i => level(confidence[i]), shown: i => !Number.isNaN(confidence[i]) && (picked.size === 0 || picked.has(type[i])),
+        value: i => level(confidence[i]), shown: i => (gene || !Number.isNaN(confidence[i])) && chosen_type(i),
         more: [bar(data.scale, 1, [0, 0.25, 0.5, 0.75, 1])]},
       {id: "map-group", what: "By group", code: group, labels: groups ? groups.labels : [],
         colours: groups ? groups.colours : [], shapes: groups ? groups.shapes : [], word: k => groups.numbers[k],
@@ -141,8 +143,7 @@
     function draw(panel) {
       let front = [];
       const back = [];
-      for (let i = 0; i < n; i += step) (panel.shown(i) || (gene && panel.value && (picked.size === 0 ||
-        picked.has(type[i]))) ? front : back).push(i);
+      for (let i = 0; i < n; i += step) (panel.shown(i) ? front : back).push(i);
       if (gene) {  // what expresses most is drawn last
         const by = Array.from({length: data.genes.levels + 1}, () => []);
         front.forEach(i => by[gene.levels[i]].push(i));
@@ -253,7 +254,8 @@
       autosize: false, margin: {l: 30, r: 20, t: 50, b: 60},
       title: {text: plain(brief(document.querySelector('[data-map="' + panel.id + '"]').textContent, 80))}});
     return Plotly.downloadImage({data: [...panel.div.data, ...legend], layout, config}, {format, width: 1100,
-      height: 860, scale: format === "png" ? 2 : 1, filename: file + (gene ? "_" + gene.name.replace(/\W+/g, "_") : "_map")});
+      height: 860, scale: format === "png" ? 2 : 1,
+      filename: file + (gene ? "_" + gene.name.replace(/\W+/g, "_") : "_map")});
   }
   document.querySelectorAll("[data-save]").forEach(button => button.addEventListener("click", () => {
     if (button.dataset.save === "csv") download(file + "_table.csv", table(), "text/csv");

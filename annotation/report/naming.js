@@ -36,7 +36,8 @@
     chosen = chosen.map((mine, k) => {
       const old = kept[groups.numbers[k]];
       if (!old || typeof old.name !== "string") return mine;
-      return {name: old.name, sure: Boolean(old.sure), skip: Boolean(old.skip), same: groups.numbers.indexOf(old.same)};
+      const same = groups.numbers.indexOf(old.same);
+      return {name: old.name, sure: Boolean(old.sure), skip: Boolean(old.skip), same};
     });
   }
 
@@ -60,8 +61,9 @@
       open += state === "to be confirmed";
     });
     const all = groups.sizes.reduce((a, b) => a + b, 0);
-    get("progress").textContent = named + " of " + count(rows.length, "group") + " named (" + cells.toLocaleString("en") +
-      " of " + count(all, "cell") + ")." + (open ? " " + count(open, "proposal") + " to be confirmed." : "");
+    get("progress").textContent = named + " of " + count(rows.length, "group") + " named (" +
+      cells.toLocaleString("en") + " of " + count(all, "cell") + ")." +
+      (open ? " " + count(open, "proposal") + " to be confirmed." : "");
     get("confirm-all").hidden = open === 0;
     get("save").disabled = named === 0;
   }
@@ -76,7 +78,7 @@
   // -- the file
   function labels_file() {
     const left = chosen.map((mine, k) => mine.skip ? groups.numbers[k] : null).filter(number => number !== null);
-    const lines = ["# labels of groups, named on the page " + brief(data.title.replace(/[\r\n]+/g, " "), 200)];
+    const lines = ["# labels of groups, named on the page " + brief(data.title.replace(/[\r\n",]+/g, " "), 200)];
     if (left.length) lines.push("# left unlabelled: " + left.join(", "));
     const names = chosen.map((_, k) => name_of(k));
     if (groups.whole) {
@@ -128,7 +130,8 @@
   function load(text) {
     const {head, records} = parsed(text), columns = (records.shift() || []).map(word => word.trim());
     const value = columns.includes("cell_type") ? columns.indexOf("cell_type") : columns.length - 1;
-    const by = columns.indexOf("group"), key = by >= 0 && !columns.includes("cell") ? by : Math.max(0, columns.indexOf("cell"));
+    const by = columns.indexOf("group");
+    const key = by >= 0 && !columns.includes("cell") ? by : Math.max(0, columns.indexOf("cell"));
     if (columns.length < 2 || key === value)
       return "That file is no table of labels: it needs the columns cell,cell_type or group,cell_type.";
     const place = new Map(key === by ? groups.numbers.map((number, k) => [number, k])
@@ -232,7 +235,8 @@
         chosen = rows.map((_, k) => fresh(k));
         change(0, {});
       }
-      get("forget").textContent = get("forget").classList.contains("sure") ? "Click again to clear all names" : "Start again";
+      const asked = get("forget").classList.contains("sure");
+      get("forget").textContent = asked ? "Click again to clear all names" : "Start again";
     });
     get("forget").addEventListener("blur", () => {
       get("forget").classList.remove("sure");

@@ -13,10 +13,9 @@ from annotation.report.annotation import Annotation
 from annotation.report.figures import MOST_LABELS
 from annotation.report.markers import NUMBERS
 from annotation.report.naming import naming
-from annotation.report.words import number, percent, plural, short, text
+from annotation.report.words import number, percent, plural, short, shown, text
 
 LOW = 0.7  # a median confidence under it is worth a warning
-LONGEST = 200  # letters of a name that are shown; a file may hold names of a million
 BAR = '<span class="hide">Bar</span>'  # heads a column of bars
 
 
@@ -117,7 +116,7 @@ def _map(a: Annotation) -> str:
     items = [
         f'<li><button type="button" data-type="{k}" aria-pressed="false">'
         f'<i class="{a.shape(k, name)}" style="background:{a.colour(k, name)}" aria-hidden="true"></i><b>{k + 1}</b>'
-        f"<span>{_name(name)}</span><em>{count:,}</em></button></li>"
+        f"<span>{shown(name)}</span><em>{count:,}</em></button></li>"
         for k, (name, count) in enumerate(a.counts.items())
     ]
     if not a.called:
@@ -153,7 +152,7 @@ def _types(a: Annotation) -> str:
     total, most = max(a.total, 1), max(*a.counts.values(), 1)
     rows = [
         [
-            f'<span class="no">{k + 1}</span> {_name(name)}',
+            f'<span class="no">{k + 1}</span> {shown(name)}',
             _bar(count / most, a.colour(k, name)),
             f"{count:,}",
             percent(count / total),
@@ -186,7 +185,7 @@ def _agreement(a: Annotation) -> str:
     )
     most = np.argsort(-(table * differs), axis=None, kind="stable")[:10]
     rows = [
-        [text(known[i]), text(called[j]), f"{int(table[i, j]):,}", percent(table[i, j] / max(table[i].sum(), 1))]
+        [shown(known[i]), shown(called[j]), f"{int(table[i, j]):,}", percent(table[i, j] / max(table[i].sum(), 1))]
         for i, j in zip(*np.unravel_index(most, table.shape), strict=True)
         if table[i, j] > 0 and differs[i, j]
     ]
@@ -203,14 +202,14 @@ def _markers(a: Annotation) -> str:
         chips = []
         for row in group.itertuples():
             detail = (
-                f"{row.gene}: mean {row.mean_in:.2f} in the type, {row.mean_out:.2f} elsewhere; "
+                f"{short(row.gene, 60)}: mean {row.mean_in:.2f} in the type, {row.mean_out:.2f} elsewhere; "
                 f"found in {percent(row.detected_in)} of its cells, {percent(row.detected_out)} elsewhere"
             )
-            chips.append(f'<span class="gene" title="{text(detail)}">{text(row.gene)}</span>')
-        rows.append([text(name), " ".join(chips)])
+            chips.append(f'<span class="gene" title="{text(detail)}">{shown(row.gene)}</span>')
+        rows.append([shown(name), " ".join(chips)])
     genes = _table("Top marker genes per predicted type", ["Type", "Genes, best first"], rows, 2)
     lines = [
-        [text(row["type"]), text(row["gene"])]
+        [shown(row["type"]), shown(row["gene"])]
         + [percent(row[c]) if c.startswith("detected") else number(float(row[c]), 2) for c in NUMBERS]
         for _, row in a.markers.iterrows()
     ]
@@ -233,7 +232,7 @@ def _clusters(a: Annotation) -> str:
     rows = [
         [
             text(number(row["cluster"])),
-            text(row["majority"]) + (' <span class="mixed">mixed</span>' if row["mixed"] else ""),
+            shown(row["majority"]) + (' <span class="mixed">mixed</span>' if row["mixed"] else ""),
             _bar(float(row["share"])),
             number(int(row["n"])),
             percent(float(row["share"])),
@@ -353,10 +352,6 @@ def _bar(share: float, colour: str = "#4a6fa5") -> str:
 
 def _paragraphs(sentences: Iterable[str]) -> str:
     return "".join(f'<p class="note">{text(sentence)}</p>' for sentence in sentences if sentence)
-
-
-def _name(name: str) -> str:
-    return text(short(name, LONGEST)) or "(no name)"
 
 
 def _median(values: np.ndarray) -> float:
