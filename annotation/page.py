@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix, vstack
 
 from annotation import report
-from annotation.labeller import FIT, Learnt
+from annotation.labeller import Learnt
 from annotation.markers import informative, marker_dots
 from annotation.outcome import Found, progress
 from annotation.work import UNKNOWN
@@ -183,10 +183,8 @@ def gene_values(found: Found, rows: np.ndarray) -> tuple[list[str], csr_matrix]:
     columns = informative(fitted.log, names, found.markers["gene"], GENES_SHOWN)
     place = np.full(len(query), -1)
     place[fitted.rows] = np.arange(len(fitted.rows))
-    if len(query) <= FIT or (place[rows] >= 0).all():  # cells that were not learnt from have no count at all
-        picked = fitted.log[:, columns].tocsr()
-        nothing = csr_matrix((1, len(columns)), dtype=picked.dtype)
-        values = vstack([picked, nothing], format="csr")[place[rows]]
+    if (place[rows] >= 0).all():
+        values = fitted.log[:, columns].tocsr()[place[rows]]
     else:
         values = vstack(
             [query.log(counts)[0][:, columns] for _, counts in progress(query, "reading genes for the page")],

@@ -406,6 +406,28 @@ def test_unknown_has_no_confidence_and_markers_of_its_own(files):
     assert list(found.uns["scpretrain"]["markers"]["gene"]) == list(table["gene"])
 
 
+@pytest.mark.parametrize("most", [90, 20_000])
+def test_the_page_is_handed_groups_genes_and_the_next_command(files, monkeypatch, most):
+    monkeypatch.setattr(labeller, "FIT", most)  # of fewer cells: the others' values are read again
+    handed = []
+    monkeypatch.setattr(annotate.report, "write_report", lambda path, page: handed.append(page) or path.touch())
+    explored(files)  # makes cells.h5ad
+    words = ["--query", files / "cells.h5ad", "--out", files / "explored.h5ad", "--explore", 5, "--species", "human"]
+    assert annotate.main([str(word) for word in [*words, "--offline", "--no-umap"]]) == 0
+    page, cells = handed[0], ad.read_h5ad(files / "cells.h5ad")
+    table = pd.read_csv(files / "explored.csv", index_col=0)
+    assert list(page.group) == list(table["group"]) and page.groups["n"].sum() == 120 and not page.called
+    assert all(set(look) <= set(table.index[table["group"] == k]) for k, look in zip(
+        page.groups["group"], page.groups["suggested"], strict=True))  # fmt: skip
+    assert [set(gene) for gene in page.groups["genes"][0]] == [{"gene", "inside", "outside"}] * 5
+    names, values = page.genes
+    expected = np.log1p(cells.X.toarray() / cells.X.sum(axis=1) * 1e4)[:, [GENES.index(name) for name in names]]
+    np.testing.assert_allclose(values.toarray(), expected, rtol=1e-5)
+    assert (page.save_as, page.groups_file) == ("explored.labels.csv", "explored.csv")
+    line = f"python annotate.py --query {files}/cells.h5ad --species human --offline --labels {{labels}} --out "
+    assert page.next_command == f"{line}{files}/annotated.h5ad"
+
+
 # -- what goes wrong ----------------------------------------------------------------
 def spoil(files, change) -> "ad.AnnData":
     cells = ad.read_h5ad(files / "few.h5ad")
