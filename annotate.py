@@ -35,7 +35,7 @@ import numpy as np
 import data_loader as data
 import utils
 from annotation import given_labels, groups, marker_labels, report, write_h5ad
-from annotation.outcome import Found, label, progress
+from annotation.outcome import SLOW, Found, label, progress
 from annotation.page import Naming, about, page_of, probabilities_of, table_of, tell
 from annotation.work import Wishes, learn_from
 from files import whole, writable
@@ -43,7 +43,7 @@ from reading import normalize
 from reading import source as q
 from reading.cells import format_of
 from reading.source import Source
-from voice import heard
+from voice import heard, log
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -56,6 +56,7 @@ BESIDE = {  # what lies beside the .h5ad
     "suggested": ".suggest.csv",
     "probabilities": ".probabilities.csv",
 }
+LARGE = 500_000_000  # bytes: a longer copy says so
 KEPT = ("data_dir", "species", "values", "layer", "pretrained_model", "gene_list", "seed", "force", "offline")
 
 
@@ -226,6 +227,8 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
 def begin_h5ad(target: Path, query: Path, cells: Source) -> None:
     """An .h5ad of the query's cells: a copy of the file where it is one, else made from its row blocks."""
     if format_of(query) == "h5ad":
+        if (size := query.stat().st_size) > LARGE:
+            log.info(f"copying {query} ({size / 1e9:.1f} GB)")
         write_h5ad.copy_file(query, target)
     else:
         write_h5ad.new_file(target, progress(cells, "writing the cells"), cells.rows.obs, cells.rows.genes)
@@ -243,6 +246,8 @@ def write_beside(kind: str, path: Path, found: Found, title: str, naming: Naming
     if kind == "table":
         table_of(found).to_csv(path, index_label="cell", float_format="%.4f")
     elif kind == "page":
+        if len(found.work.query) > SLOW:
+            log.info("writing the page")
         report.write_report(path, page_of(found, title, naming))
     elif kind == "suggested":
         found.suggested.to_csv(path, index=False, float_format="%.4f")
