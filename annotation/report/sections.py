@@ -9,9 +9,9 @@ from string import Template
 import numpy as np
 import pandas as pd
 
+from annotation.markers import NUMBERS
 from annotation.report.annotation import Annotation
 from annotation.report.figures import MOST_LABELS
-from annotation.report.markers import NUMBERS
 from annotation.report.naming import naming
 from annotation.report.words import number, percent, plural, short, shown, text
 
@@ -222,7 +222,7 @@ def _markers(a: Annotation) -> str:
             'aria-label="Dot plot of the marker genes in every predicted type, as in the table"></div>',
             "Dot plot",
         )
-    note = "A gene is ranked by how surely its mean in the type is above that of all other cells (Welch's t)."
+    note = "At most 30 % of all other cells express a listed gene. Score: Wilcoxon's rank sum in standard deviations."
     return genes + dots + numbers + _paragraphs([note])
 
 

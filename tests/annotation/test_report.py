@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from annotation.report import Annotation, genes, marker_dots, marker_genes, render, write_report
+from annotation.report import Annotation, genes, render, write_report
 from annotation.report.annotation import COLOURS, UNKNOWN_COLOUR
 from annotation.report.figures import MOST_LABELS
 from annotation.report.page import SCALE
@@ -389,7 +389,7 @@ def test_a_page_of_many_genes_stays_small_says_how_many_fit_and_keeps_the_listed
     text = render(given)
     kept = Page(text).data["genes"]
     assert 13_000_000 < len(text.encode()) < 15_000_000
-    assert kept["names"][:2] == ["gene 299", "gene 0"] and 50 < len(kept["names"]) < 300 == kept["all"]
+    assert kept["names"][0] == "gene 299" and 50 < len(kept["names"]) < 300 == kept["all"]
 
 
 def test_the_warnings_count_what_the_calls_give_reason_to_doubt():
@@ -433,69 +433,6 @@ def test_a_page_without_types_shows_groups_and_no_grey_panel():
     assert "map-type" in plain and not {"map-group", "map-confidence"} & plain
     without = {a.get("id") for _, a in Page(render(explored(umap=None))).tags}
     assert {"save", "gene"} <= without and "map-group" not in without
-
-
-# ----------------------------------------------------------------------------------------------- marker genes
-
-
-def counts_of_three_types():
-    chance = np.random.default_rng(0)
-    types = np.array(["alpha"] * 20 + ["beta"] * 15 + ["Unknown"] * 5, dtype=object)
-    x = chance.poisson(0.3, (40, 12)).astype(np.float32)
-    x[:20, 2] += chance.poisson(6, 20)
-    x[20:35, 7] += chance.poisson(6, 15)
-    x[35:, 9] += 50
-    return np.log1p(x), [f"g{k}" for k in range(12)], types
-
-
-def test_marker_genes_agree_with_the_slow_obvious_version():
-    x, genes, types = counts_of_three_types()
-    found = marker_genes(csr_matrix(x), genes, types, top=3)
-    assert set(found["type"]) == {"alpha", "beta"}
-    assert found.groupby("type")["gene"].first().to_dict() == {"alpha": "g2", "beta": "g7"}
-    for row in found.itertuples():
-        inside, outside = (
-            x[side, genes.index(row.gene)].astype(float) for side in (types == row.type, types != row.type)
-        )
-        t = (inside.mean() - outside.mean()) / np.sqrt(
-            inside.var(ddof=1) / len(inside) + outside.var(ddof=1) / len(outside)
-        )
-        expected = [inside.mean(), outside.mean(), (inside > 0).mean(), (outside > 0).mean()]
-        expected += [(inside.mean() - outside.mean()) / np.log(2), t]
-        np.testing.assert_allclose(row[3:], expected, rtol=1e-5)
-
-
-def test_marker_genes_are_listed_best_first_and_only_where_higher():
-    x, genes, types = counts_of_three_types()
-    found = marker_genes(csr_matrix(x), genes, types, top=12)
-    assert (found["mean_in"] > found["mean_out"]).all() and (found["detected_in"] >= 0.1).all()
-    for _, group in found.groupby("type"):
-        assert group["score"].is_monotonic_decreasing
-
-
-def test_a_type_of_few_cells_or_alone_has_no_markers():
-    x, genes, types = counts_of_three_types()
-    types = np.where(np.arange(40) < 2, "rare", types.astype(str))
-    assert "rare" not in set(marker_genes(csr_matrix(x), genes, types)["type"])
-    alone = marker_genes(csr_matrix(x), genes, ["alpha"] * 40)
-    assert len(alone) == 0 and list(alone.columns[:2]) == ["type", "gene"]
-
-
-def test_marker_genes_refuse_what_does_not_fit():
-    x, genes, types = counts_of_three_types()
-    with pytest.raises(ValueError, match="11 gene names"):
-        marker_genes(csr_matrix(x), genes[:-1], types)
-
-
-def test_dots_are_means_and_shares_by_type():
-    x, genes, types = counts_of_three_types()
-    dots = marker_dots(csr_matrix(x), genes, types, ["g7", "g2", "g7", "absent"])
-    assert dots["type"].tolist() == ["alpha", "alpha", "beta", "beta"]
-    assert dots["gene"].tolist() == ["g7", "g2", "g7", "g2"]
-    expected = [x[types == t, g].mean() for t in ("alpha", "beta") for g in (7, 2)]
-    np.testing.assert_allclose(dots["mean"], expected, rtol=1e-5)
-    expected = [(x[types == t, g] > 0).mean() for t in ("alpha", "beta") for g in (7, 2)]
-    np.testing.assert_allclose(dots["detected"], expected)
 
 
 # --------------------------------------------------------------------------------------------- with a browser
@@ -814,12 +751,13 @@ def test_pointing_at_a_row_lights_its_cells_and_a_click_on_a_cell_goes_to_its_ro
 
 
 def test_where_not_all_cells_are_drawn_the_file_names_groups_and_where_they_are(browser, tmp_path):
-    given = explored(counts={"not labelled": 8_000})
+    given = explored()
     given.groups["n"] *= 40
     visit = open_page(browser, tmp_path / "explored.html", given)
     visit.row(2).locator(".called").fill("B cell")
     text = saved(visit)[1]
     assert "# groups: explored.csv\n" in text and labels(text) == (["group", "cell_type"], {"2": "B cell"})
+    assert "The map shows 200 of 8,000 cells" in visit.tab.inner_text("#name")
     assert "(2,000 of 8,000 cells)" in visit.tab.inner_text("#progress")
     visit.close()
 
