@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
+from annotation import given_labels
 from annotation.report import Annotation, genes, render, write_report
 from annotation.report.annotation import COLOURS, UNKNOWN_COLOUR
 from annotation.report.figures import MOST_LABELS
@@ -679,6 +680,7 @@ def test_groups_are_named_saved_recalled_and_loaded_back(browser, tmp_path):
     visit.close()
 
     (tmp_path / "saved.csv").write_text(more, encoding="utf-8")
+    assert given_labels.read(tmp_path / "saved.csv").types == labels(more)[1]  # as the second run reads it
     other = open_page(browser, tmp_path / "elsewhere.html", given)  # a new window knows nothing of the other
     assert "0 of 4 groups named" in other.tab.inner_text("#progress")
     other.tab.set_input_files("#load", tmp_path / "saved.csv")
@@ -756,6 +758,9 @@ def test_where_not_all_cells_are_drawn_the_file_names_groups_and_where_they_are(
     visit = open_page(browser, tmp_path / "explored.html", given)
     visit.row(2).locator(".called").fill("B cell")
     text = saved(visit)[1]
+    (tmp_path / "saved.csv").write_text(text)
+    read = given_labels.read(tmp_path / "saved.csv")
+    assert read.by_group and read.groups_file == "explored.csv" and read.types == {"2": "B cell"}
     assert "# groups: explored.csv\n" in text and labels(text) == (["group", "cell_type"], {"2": "B cell"})
     assert "The map shows 200 of 8,000 cells" in visit.tab.inner_text("#name")
     assert "(2,000 of 8,000 cells)" in visit.tab.inner_text("#progress")
