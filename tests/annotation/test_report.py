@@ -719,7 +719,7 @@ def test_the_keyboard_alone_is_enough(browser, tmp_path):
     visit.row(4).locator(".called").focus()
     tab.keyboard.type("NK")
     tab.keyboard.press("Enter")
-    assert tab.evaluate("document.activeElement.id") == "save"
+    assert tab.evaluate("document.activeElement.id") == "save" and tab.is_hidden("#next")
     with tab.expect_download() as download:
         tab.keyboard.press("Enter")
     assert set(labels(download.value.path().read_text())[1].values()) == {"B cell", f"T cell, {EVIL}", "NK"}
