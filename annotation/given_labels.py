@@ -176,7 +176,10 @@ def from_table(path: Path, cells: Source) -> list[str]:
     if len(missing) == len(names):
         raise ValueError(f"{path}: none of its cells is in {cells.where}; it was made of other cells")
     if missing:
-        cells.warnings.append(f"{path}: {several(len(missing), 'cell')} of {cells.name} not in it ({some(missing)})")
+        cells.warnings.append(
+            f"{path}: {several(len(missing), 'cell')} missing there of the {len(names):,} of {cells.name} "
+            f"({some(missing)})"
+        )
     log.info(f"groups of cells: from {path}")
     return [found.get(name, "") for name in names]
 

@@ -109,10 +109,10 @@ def informative(log_counts: csr_matrix, genes: Sequence[str], markers: Sequence[
     cells = np.bincount(log_counts.indices[log_counts.data > 0], minlength=len(genes))
     excess = np.full(len(genes), -np.inf)
     seen = np.flatnonzero(cells >= LEAST_CELLS)
-    for rows in np.array_split(seen[np.argsort(mean[seen], kind="stable")], 20):  # genes that are equally abundant
-        if len(rows):
-            variance = square[rows] - mean[rows] ** 2
-            excess[rows] = variance - np.median(variance)
+    bins = max(1, min(20, len(seen) // 20))
+    for rows in np.array_split(seen[np.argsort(mean[seen], kind="stable")], bins):  # genes that are equally abundant
+        variance = square[rows] - mean[rows] ** 2
+        excess[rows] = variance - (np.median(variance) if len(rows) else 0)
     others = np.argsort(-excess, kind="stable")[: len(seen)]
     return np.array(list(dict.fromkeys([*listed, *others.tolist()]))[:most], dtype=int)
 

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix, vstack
 
 from annotation import report
-from annotation.labeller import FIT, Learnt
+from annotation.labeller import Learnt
 from annotation.markers import informative, marker_dots
 from annotation.outcome import Found, progress
 from annotation.work import UNKNOWN
@@ -33,7 +33,7 @@ def about(found: Found, command: str) -> dict[str, Any]:
         "genes": np.array(work.query.genes, dtype=object),
         "classes": np.array(model.classes, dtype=object),
         "temperature": learnt.temperature,
-        "ece": learnt.ece,
+        "ece": float("nan") if work.wishes.markers else learnt.ece,
         "seed": work.wishes.seed,
         "recipe": work.settings["recipe"],
         "warnings": np.array(work.warnings, dtype=object),
@@ -151,7 +151,7 @@ def page_of(found: Found, title: str, naming: Naming = Naming()) -> report.Annot
     page.clusters = found.clusters
     page.markers, page.dots = found.markers, dots_of(found, types[fitted.rows])
     beside_known(page, found, types, rows)
-    if np.isfinite(work.labeller.learnt.ece):
+    if np.isfinite(work.labeller.learnt.ece) and not work.wishes.markers:  # their sure cells are no sample of all
         page.ece, page.reliability = work.labeller.learnt.ece, reliability(work.labeller.learnt)
     return page
 
@@ -183,10 +183,8 @@ def gene_values(found: Found, rows: np.ndarray) -> tuple[list[str], csr_matrix]:
     columns = informative(fitted.log, names, found.markers["gene"], GENES_SHOWN)
     place = np.full(len(query), -1)
     place[fitted.rows] = np.arange(len(fitted.rows))
-    if len(query) <= FIT or (place[rows] >= 0).all():  # cells that were not learnt from have no count at all
-        picked = fitted.log[:, columns].tocsr()
-        nothing = csr_matrix((1, len(columns)), dtype=picked.dtype)
-        values = vstack([picked, nothing], format="csr")[place[rows]]
+    if (place[rows] >= 0).all():
+        values = fitted.log[:, columns].tocsr()[place[rows]]
     else:
         values = vstack(
             [query.log(counts)[0][:, columns] for _, counts in progress(query, "reading genes for the page")],

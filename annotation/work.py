@@ -59,6 +59,11 @@ class Wishes:
             if getattr(self, name) and (self.unknown or self.probabilities):
                 other = "--unknown" if self.unknown else "--probabilities"
                 raise ValueError(f"--{name} gives no labels: leave it out, or leave {other} out")
+        if self.unknown and self.markers is not None:
+            raise ValueError(
+                "--unknown learns what is strange from ordinary labelled cells; the sure cells that --markers finds "
+                "are purer than others: leave --unknown out"
+            )
         if self.labels is not None and self.markers is not None and not self.explore:
             raise ValueError("--labels and --markers both say what cells are: leave one of them out")
 
@@ -119,10 +124,9 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
         cells, embedder, labels.taught, labels.classes, pairs, error=wishes.unknown, seed=wishes.seed
     )  # fmt: skip
     if labels.classes:
-        log.info(
-            f"learnt {len(labels.classes)} types in {time.perf_counter() - begin:.1f} s; calibration error on held-out "
-            f"labelled cells {labeller.learnt.ece:.3f}"
-        )
+        measured = f"calibration error on held-out labelled cells {labeller.learnt.ece:.3f}"
+        measured = "confidence is not calibrated, for sure cells are no sample" if wishes.markers else measured
+        log.info(f"learnt {len(labels.classes)} types in {time.perf_counter() - begin:.1f} s; {measured}")
     warnings = [sentence for source in everything for sentence in source.warnings]
     warnings += doubts(labeller, wishes.unknown, bool(references))
     for sentence in warnings:
