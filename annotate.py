@@ -33,6 +33,7 @@ import h5py
 import numpy as np
 
 import data_loader as data
+import flags
 import utils
 from annotation import given_labels, groups, marker_labels, report, write_h5ad
 from annotation.outcome import SLOW, Found, label, progress
@@ -62,7 +63,7 @@ KEPT = ("data_dir", "species", "values", "layer", "pretrained_model", "gene_list
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
-    return utils.run(lambda args: command(args, argv), build_parser(), argv, check=check_flags)
+    return flags.run(lambda args: command(args, argv), build_parser(), argv, check=check_flags)
 
 
 def build_parser() -> argparse.ArgumentParser:

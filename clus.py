@@ -6,11 +6,29 @@ python clus.py --umap NAME              draw this dataset (--umap none: no pictu
 """
 
 import argparse
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import flags
+
+
+def parser() -> flags.Parser:
+    shown = flags.data, flags.encoder, flags.umap, flags.pictures, flags.results, flags.running
+    return flags.build_parser(__doc__, *shown)
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    flags.check_data(args)
+    flags.check_checkpoint(args)
+
+
+if __name__ == "__main__":
+    flags.answer(parser(), check_paths)
+
+import warnings
+
 import numpy as np
+import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from sklearn.cluster import KMeans
@@ -22,68 +40,70 @@ from files import fingerprint
 from model import embed_counts
 from reading import align
 from stages import plot, reduce, score
+from voice import RESULT, log
 
 SEEDS = 10  # k-means runs of a dataset, as published
 SILHOUETTE_CELLS = 5000  # its cost grows with their square
-METRICS = ("ari", "nmi", "silhouette")
 PUBLISHED_PICTURE = "Quake_10x_Kidney"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return utils.run(command, utils.build_parser(__doc__), argv)
+    return flags.run(command, parser(), argv, check_paths=check_paths)
 
 
 def command(args: argparse.Namespace) -> None:
     """Both arms of every labelled dataset clustered; the table; then the pictures."""
     device = utils.pick_device(args.cuda)
     utils.seed_everything(args.seed)
-    checkpoint = utils.checkpoint_of(args)
+    made_by = flags.pretrain_line(args)
+    checkpoint = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list, made_by=made_by)
     checkpoint.encoder.to(device)
-    entries = data.wanted(**utils.flags(args, utils.DATA_FLAGS), labelled_because="there are no types to compare with")
+    where = flags.fill(utils.Data, args)
+    entries = where.entries("there are no types to compare with")
     names = [entry.name for entry in entries]
     if args.umap and args.umap not in (*names, "none"):
         raise ValueError(f"--umap {args.umap} is not among the labelled datasets of this run: {', '.join(names)}")
-    table = data.orthologs(args.data_dir, offline=args.offline)
-    path = utils.clustering_results(args.save_result)
+    orthologs = where.orthologs()
     seeds = [args.seed + repeat for repeat in range(SEEDS)]
-    wanted = {
-        (entry.name, arm, seed): run_identity(entry, arm, checkpoint, fingerprint(table), args)
-        for entry in entries
-        for arm in utils.ARMS
-        for seed in seeds
-    }
-    todo = utils.unfinished(path, wanted, utils.CLUSTER_COLUMNS)
-    for entry in entries:
-        mine = {which: run for which, run in todo.items() if which[0] == entry.name}
-        if not mine:
-            continue
-        dataset = prepare(entry, table, args)
-        arms = points_of(dataset, checkpoint, args.seed)
-        rows = {arm: clusterings(dataset, arms[arm], arm, seeds, args.seed) for arm in utils.ARMS}
-        for row in (row for of_arm in rows.values() for row in of_arm):
-            if run := mine.get((entry.name, row["arm"], row["seed"])):
-                utils.write_result(path, row | {"run": run}, utils.CLUSTER_COLUMNS)
-        words = ", ".join(f"{np.mean([row['ari'] for row in of_arm]):.3f} {arm}" for arm, of_arm in rows.items())
-        cells, types = len(dataset.types.labels), len(dataset.types.classes)
-        print(f"{entry.name}: adjusted Rand index {words} ({cells:,} cells, {types} types)")
-    print(score.table(utils.results_of(path, wanted, utils.CLUSTER_COLUMNS), utils.ARMS, METRICS))
-    print(f"{path} written")
+    identity = identity_of(where, checkpoint, fingerprint(orthologs), args.seed)
+    path = utils.clustering_results(args.save_result)
+    table = utils.ResultTable.of(path, entries, seeds, identity, utils.CLUSTER_COLUMNS)
+    left = utils.unfinished({"clus": table})
+    for entry in (entry for entry in entries if entry.name in left):
+        dataset = where.prepare(entry, orthologs, data.log_normalised)
+        data.report_overlap(dataset.names, checkpoint.genes, "the checkpoint")
+        runs = {(arm, seed) for seed, of_seed in left[entry.name].items() for _, arm in of_seed}
+        test(dataset, points_of(dataset, checkpoint, args.seed), seeds, runs, table)
+    log.log(RESULT, score.table(table.rows(), utils.ARMS, score.CLUSTER_METRICS))
+    log.log(RESULT, f"{path} written")
     if args.umap != "none":
-        entry = entry_to_draw(entries, args.umap, utils.read_results(path, utils.CLUSTER_COLUMNS))
-        dataset = prepare(entry, table, args)
-        for written in draw(dataset, points_of(dataset, checkpoint, args.seed), args):
-            print(f"{written} written")
-    print(f"next: {utils.command_line('fig.py', args)}")
+        entry = entry_to_draw(entries, args.umap, table.rows())
+        dataset = where.prepare(entry, orthologs, data.log_normalised)
+        arms = points_of(dataset, checkpoint, args.seed)
+        for written in draw(dataset, arms, args.seed, flags.fill(utils.Pictures, args)):
+            log.log(RESULT, f"{written} written")
+    log.info(f"next: {flags.command_line('fig.py', args)}")
 
 
-def prepare(entry: data.Entry, table: dict[str, str], args: argparse.Namespace) -> data.Prepared:
-    values = utils.flags(args, utils.VALUE_FLAGS)
-    return data.prepare(entry, table, label_key=args.label_key, normalise=data.log_normalised, **values)
+def test(
+    dataset: data.Prepared,
+    arms: dict[str, np.ndarray],
+    seeds: Sequence[int],
+    runs: set[tuple[str, int]],
+    table: utils.ResultTable,
+) -> None:
+    """Cluster both arms with every seed and write the rows of these (arm, seed)."""
+    rows = {arm: clusterings(dataset, points, arm, seeds, seeds[0]) for arm, points in arms.items()}
+    for row in (row for of_arm in rows.values() for row in of_arm):
+        if (row["arm"], row["seed"]) in runs:
+            table.write(row)
+    words = ", ".join(f"{np.mean([row['ari'] for row in of_arm]):.3f} {arm}" for arm, of_arm in rows.items())
+    cells, types = len(dataset.types.labels), len(dataset.types.classes)
+    log.info(f"{dataset.names.entry.name}: adjusted Rand index {words} ({cells:,} cells, {types} types)")
 
 
 def points_of(dataset: data.Prepared, checkpoint: utils.Checkpoint, seed: int) -> dict[str, np.ndarray]:
     """Each arm's points (M, H) for all labelled cells: the embedding, and as many principal components."""
-    data.report_overlap(dataset.names, checkpoint.genes, "the checkpoint")
     x = dataset.counts
     embedding = embed_counts(checkpoint.encoder, align.align(x, dataset.genes, checkpoint.genes), log1p=False)
     projected = reduce.project(x, *reduce.components(x, embedding.shape[1], seed=seed))
@@ -119,18 +139,20 @@ def silhouette(points: np.ndarray, labels: np.ndarray, seed: int) -> float:
     return float(silhouette_score(points, labels)) if 1 < types < len(labels) else 0.0
 
 
-def run_identity(
-    entry: data.Entry, arm: str, checkpoint: utils.Checkpoint, table_hash: str, args: argparse.Namespace
-) -> str:
-    """A hash of all that a result depends on, but for the seed of its k-means."""
-    settings = utils.flags(args, ("seed", "label_key", *utils.VALUE_FLAGS, "species"))
-    weights = checkpoint.identity() if arm == utils.ARMS[0] else checkpoint.encoder.hidden
-    names = None if entry.species == "mouse" else table_hash  # mouse genes need no ortholog table
-    return fingerprint("clus", settings, weights, entry.species, names, data.stamp_of(entry.path))
+def identity_of(
+    where: utils.Data, checkpoint: utils.Checkpoint, orthologs_hash: str, seed: int
+) -> Callable[[data.Entry, str], str]:
+    """A hash of all that the result of a dataset and an arm depends on, but for the seed of its k-means."""
+    weights = {utils.ARMS[0]: checkpoint.identity(), utils.ARMS[1]: checkpoint.encoder.hidden}
+
+    def identity(entry: data.Entry, arm: str) -> str:
+        return fingerprint("clus", seed, weights[arm], where.identity(entry, orthologs_hash))
+
+    return identity
 
 
 # -- pictures ----------------------------------------------------------------
-def entry_to_draw(entries: Sequence[data.Entry], name: str | None, results) -> data.Entry:
+def entry_to_draw(entries: Sequence[data.Entry], name: str | None, results: pd.DataFrame) -> data.Entry:
     """The dataset asked for, else the published one where it is there, else the one with most labelled cells."""
     by_name = {entry.name: entry for entry in entries}
     if name or PUBLISHED_PICTURE in by_name:
@@ -139,17 +161,17 @@ def entry_to_draw(entries: Sequence[data.Entry], name: str | None, results) -> d
     return by_name[cells.idxmax()]
 
 
-def draw(dataset: data.Prepared, arms: dict[str, np.ndarray], args: argparse.Namespace) -> list[Path]:
+def draw(dataset: data.Prepared, arms: dict[str, np.ndarray], seed: int, pictures: utils.Pictures) -> list[Path]:
     """NAME_pretrain, NAME_without and NAME_both, in every format asked for; returns the files."""
     name, labels, classes = dataset.names.entry.name, dataset.types.labels, dataset.types.classes
-    print(f"UMAP of {name}: {len(labels):,} cells, both arms")
-    layouts = {arm: reduce.umap(points, args.seed) for arm, points in arms.items()}
+    log.info(f"UMAP of {name}: {len(labels):,} cells, both arms")
+    layouts = {arm: reduce.umap(points, seed) for arm, points in arms.items()}
     with rc_context(plot.STYLE):
         written = []
-        pictures = {"pretrain": utils.ARMS[:1], "without": utils.ARMS[1:], "both": utils.ARMS}
-        for suffix, shown in pictures.items():
-            figure = picture(layouts, shown, labels, classes, name, args.seed)
-            written += utils.save_figure(figure, args.figs / f"{name}_{suffix}", args.format, args.dpi)
+        kinds = {"pretrain": utils.ARMS[:1], "without": utils.ARMS[1:], "both": utils.ARMS}
+        for suffix, shown in kinds.items():
+            figure = picture(layouts, shown, labels, classes, name, seed)
+            written += pictures.save(figure, f"{name}_{suffix}")
     return written
 
 

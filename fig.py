@@ -5,9 +5,21 @@ python fig.py --format png --dpi 300    only .png, finer
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import flags
+
+
+def parser() -> flags.Parser:
+    return flags.build_parser(__doc__, flags.results, flags.pictures, flags.running)
+
+
+if __name__ == "__main__":
+    flags.answer(parser())
+
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 import pandas as pd
 from matplotlib import rc_context
@@ -16,17 +28,10 @@ from matplotlib.figure import Figure
 
 import utils
 from stages import plot, score
+from voice import RESULT, log
 
-METRICS = {
-    "accuracy": "accuracy",
-    "kappa": "Cohen's kappa",
-    "macro_f1": "macro F1",
-    "auprc": "AUPRC",
-    "auroc": "AUROC",
-    "ari": "adjusted Rand index",
-    "silhouette": "silhouette",
-}
-OF_MAIN, OF_CLASSIFIER, OF_CLUSTERS = tuple(METRICS)[:5], ("auprc", "auroc"), ("ari", "silhouette")
+TITLES = score.METRICS | score.CLUSTER_METRICS
+OF_MAIN, OF_CLASSIFIER, OF_CLUSTERS = tuple(score.METRICS), ("auprc", "auroc"), ("ari", "silhouette")
 METHODS = {
     "nn": "main.py's classifier",  # a network or the few-label classifier: tables do not say the recipe
     "svm": "linear SVM",
@@ -53,16 +58,17 @@ class Panel:
     @property
     def title(self) -> str:
         kind = self.method.removesuffix("_tuned")
-        return f"{METHODS[kind]}{', tuned' if kind != self.method else ''}: {METRICS[self.metric]}"
+        return f"{METHODS[kind]}{', tuned' if kind != self.method else ''}: {TITLES[self.metric]}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return utils.run(command, utils.build_parser(__doc__), argv)
+    return flags.run(command, parser(), argv)
 
 
 def command(args: argparse.Namespace) -> None:
     """Draw what has results, name what has none with the command that makes it."""
-    panels, missing = collect(args)
+    panels, missing = collect(args.save_result, lambda words: flags.command_line(words, args))
+    pictures = flags.fill(utils.Pictures, args)
     if not panels:
         lines = "".join(f"\n  {line}" for line in missing.values())
         raise FileNotFoundError(f"there are no results in {args.save_result.parent} yet; make them with:{lines}")
@@ -71,23 +77,23 @@ def command(args: argparse.Namespace) -> None:
         for panel in panels:
             figure = Figure(figsize=(3.4, 3.5), layout="constrained")
             comparison = draw(figure.add_subplot(), panel)
-            written += utils.save_figure(figure, args.figs / panel.name, args.format, args.dpi)
-            print(f"{panel.title}: {comparison.won} of {len(panel.values)} above, p = {comparison.p:.3g}")
-        written += utils.save_figure(summary(panels), args.figs / "summary", args.format, args.dpi)
+            written += pictures.save(figure, panel.name)
+            log.info(f"{panel.title}: {comparison.won} of {len(panel.values)} above, p = {comparison.p:.3g}")
+        written += pictures.save(summary(panels), "summary")
     for what, line in missing.items():
-        print(f"no results of {what} yet; make them with: {line}")
-    print(f"{len(written)} files in {args.figs}: {', '.join(sorted({path.stem for path in written}))}")
+        log.info(f"no results of {what} yet; make them with: {line}")
+    log.log(RESULT, f"{len(written)} files in {args.figs}: {', '.join(sorted({path.stem for path in written}))}")
 
 
-def collect(args: argparse.Namespace) -> tuple[list[Panel], dict[str, str]]:
-    """The panels that have results, and for each method without any the command that makes them."""
-    sources = [("nn", args.save_result.with_suffix(".csv"), OF_MAIN, utils.RESULT_COLUMNS, "main.py --kmeans")]
-    for kind in utils.CLASSIFIERS:
+def collect(save_result: Path, proposed: Callable[[str], str]) -> tuple[list[Panel], dict[str, str]]:
+    """The panels that have results, and for each method without any the command that makes them, as `proposed`."""
+    sources = [("nn", save_result.with_suffix(".csv"), OF_MAIN, utils.RESULT_COLUMNS, "main.py --kmeans")]
+    for kind in flags.CLASSIFIERS:
         for tuned in (False, True):
-            path = utils.classifier_results(args.save_result, kind, tuned)
+            path = utils.classifier_results(save_result, kind, tuned)
             line = f"rf_svm_lr.py --clf {kind}"
             sources.append((path.stem, path, OF_CLASSIFIER, utils.RESULT_COLUMNS, line))
-    path = utils.clustering_results(args.save_result)
+    path = utils.clustering_results(save_result)
     sources.append(("clus", path, OF_CLUSTERS, utils.CLUSTER_COLUMNS, "clus.py"))
     panels, missing = [], {}
     for method, path, metrics, columns, words in sources:
@@ -96,7 +102,7 @@ def collect(args: argparse.Namespace) -> tuple[list[Panel], dict[str, str]]:
         found = [panel for panel in found if len(panel.values)]
         panels += found
         if not found and not method.endswith("_tuned"):
-            missing[METHODS[method]] = utils.command_line(words, args)
+            missing[METHODS[method]] = proposed(words)
     return panels, missing
 
 

@@ -10,7 +10,27 @@ test cells take part without their labels) and paper (as published). Phase 2 and
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import flags
+
+
+def parser() -> flags.Parser:
+    shown = flags.data, flags.cache, flags.pretraining, flags.encoder, flags.splits, flags.network, flags.results
+    return flags.build_parser(__doc__, *shown, flags.running)
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    flags.check_data(args)
+    if args.pretrain_output or not args.is_pretrain:
+        flags.check_checkpoint(args)
+
+
+if __name__ == "__main__":
+    flags.answer(parser(), check_paths)
 
 import numpy as np
 import torch
@@ -20,285 +40,260 @@ import data_loader as data
 import recipes
 import utils
 from files import fingerprint
-from model import CentredMultiTask, Encoder, MultiTask
 from reading import align
-from recipes import Corpus, Recipe, Test
-from stages import cluster, score, train
+from recipes import Corpus, Recipe, Test, Training
+from stages import score, train
 from stages.batch import SparseRows
-
-# What a checkpoint, or a result, depends on.
-PRETRAIN_FLAGS = ("avg_cluster_num", "batch_num", "pt_lr", "pt_patience", "hid", "seed", "kmeans", "pca_pt", "pca_dim")
-OF_PRETRAINING = ("avg_cluster_num", "batch_num", "pt_epoch", "pt_lr", "pt_patience", "recipe", "resume")
-TEST_FLAGS = ("per_train", "per_val", "max_tr_num", "label_key", "layer", "use_raw", "species")
+from voice import RESULT, log
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return utils.run(command, utils.build_parser(__doc__), argv)
+    return flags.run(command, parser(), argv, check_paths=check_paths)
 
 
 def command(args: argparse.Namespace) -> None:
+    """Hand the flags on as what they set: data, checkpoint, recipe; then pre-train, or fine-tune and test."""
     device = utils.pick_device(args.cuda)
     utils.seed_everything(args.seed)
+    where = flags.fill(utils.Data, args)
+    wanted = recipes.Wanted(args.recipe, str(args.pretrained_model), args.given, partial(flags.fill, args=args))
+    start = None
+    if args.pretrain_output or not args.is_pretrain:
+        made_by = flags.pretrain_line(args)
+        start = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list, made_by=made_by)
+    recipe = recipes.chosen(wanted, start) if args.is_pretrain else recipes.of_checkpoint(start, wanted)
+    if start and start.encoder.hidden != args.hid:
+        hidden = start.encoder.hidden
+        raise ValueError(f"{args.pretrained_model} has {hidden} hidden units; use --hid {hidden}")
     if args.is_pretrain:
-        pretrain(args, device)
+        cache = data.cache_in(args.data_dir, args.cache_dir)
+        pretrain(recipe, Cells(where, cache, device), start, args.save_model, resume=args.resume)
+        after = flags.after_saving(args)
+        if not start:
+            words = f"main.py --is_pretrain --kmeans --pretrain_output --save_model {args.save_model}"
+            log.info(f"next, phase 2: {flags.command_line(words, after)}")
+        log.info(f"next: {flags.command_line('main.py --kmeans', after)}")
     else:
-        finetune_and_test(args, device)
-
-
-def file_values(args: argparse.Namespace) -> dict[str, object]:
-    return utils.flags(args, utils.VALUE_FLAGS)
+        splits = flags.fill(utils.Splits, args)
+        finetune_and_test(recipe, where, start, splits, args.save_result, device)
 
 
 # -- pre-training ----------------------------------------------------------------
-def pretrain(args: argparse.Namespace, device: torch.device) -> None:
-    """Phase 1, or with --pretrain_output phase 2: cluster every dataset, train one encoder on all of it."""
-    start = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list) if args.pretrain_output else None
-    recipe = recipes.chosen(args, start)
-    if start and start.encoder.hidden != args.hid:
-        raise ValueError(
-            f"{args.pretrained_model} has {start.encoder.hidden} hidden units; use --hid {start.encoder.hidden}"
-        )
-    entries = data.wanted(**utils.flags(args, utils.DATA_FLAGS), labelled_because=recipe.why_labelled)
-    cache = data.cache_in(args.data_dir, args.cache_dir)
-    named = data.gene_names(entries, data.orthologs(args.data_dir, offline=args.offline), **file_values(args))
-    species = [names.entry.species for names in named]
-    genes = start.genes if start else align.vocabulary([names.genes for names in named], species)
-    if not genes:
-        raise ValueError(
-            "the datasets share no gene: "
-            + "; ".join(
-                f"{names.entry.name} ({names.entry.species}): {', '.join(names.genes[:3])}" for names in named[:6]
-            )
-            + ". Are these gene symbols, and is the species right (--species)?"
-        )
-    of = "the checkpoint" if start else "the corpus"
-    for names in named:
-        data.report_overlap(names, genes, of)
-    genes_hash = fingerprint(genes)
-    matrices = [data.aligned(names, genes, cache, genes_hash, **recipe.reading, **file_values(args)) for names in named]
-    cells = sum(matrix.shape[0] for matrix in matrices)
-    kinds = ", ".join(sorted(set(species)))
-    print(f"recipe {recipe.name}: {len(named)} datasets, {cells:,} cells, {len(genes):,} genes ({kinds})")
+@dataclass(frozen=True)
+class Cells:
+    """Where the cells of a pre-training run come from, where they are kept and where they are worked on."""
 
-    method = "kmeans" if args.kmeans else "agglomerative"
-    begin = time.perf_counter()
-    encoder = start.encoder.to(device) if start else None
-    labels = [
-        pseudo_labels(recipe, names, matrix, encoder, start, cache, genes_hash, method, args, device)
-        for names, matrix in zip(named, matrices, strict=True)
-    ]
-    corpus = Corpus(named, genes, matrices, labels)
-    print(
-        f"pseudo-labels by {method} of the {'encoder outputs' if start else 'inputs'}: "
-        f"{sum(map(sum, corpus.partitions)):,} clusters in {time.perf_counter() - begin:.1f} s"
-    )
+    where: utils.Data
+    cache: data.Cache
+    device: torch.device
 
-    utils.seed_everything(args.seed)
-    model, optimizer, how = recipe.training(corpus, encoder, args, device)
+
+def pretrain(recipe: Recipe, cells: Cells, start: utils.Checkpoint | None, save_model: Path, *, resume: bool) -> None:
+    """Phase 1, or with a checkpoint to start from phase 2: cluster every dataset, train one encoder on all of it."""
+    named = cells.where.entries(recipe.why_labelled)
+    named = data.gene_names(named, cells.where.orthologs(), **cells.where.values)
+    genes = start.genes if start else vocabulary(named)
+    matrices = matrices_of(recipe, cells, named, genes, "the checkpoint" if start else "the corpus")  # (N, G) each
+    labels = labels_of(recipe, cells, named, matrices, genes, start)  # (N, P) each
+    corpus = Corpus(genes, [np.isin(genes, names.genes) for names in named], matrices, labels)
+
+    utils.seed_everything(recipe.seed)
+    training = recipe.network(corpus, start.encoder if start else None, cells.device)
+    identity = run_identity(recipe, cells, named, genes, start, training)
     tasks = [
         train.Task(
-            names.entry.name, SparseRows(matrix, device, log1p=recipe.log1p), torch.from_numpy(targets).to(device)
+            names.entry.name,
+            SparseRows(matrix, cells.device, log1p=recipe.log1p),
+            torch.from_numpy(targets).to(cells.device),
         )
         for names, matrix, targets in zip(named, matrices, labels, strict=True)
     ]
-
-    settings = utils.flags(args, PRETRAIN_FLAGS)
-    identity = fingerprint(
-        recipe.name,
-        settings,
-        genes_hash,
-        [(names.entry.name, fingerprint(names.genes), data.stamp_of(names.entry.path)) for names in named],
-        file_values(args),
-        start.identity() if start else None,
-        device.type,
-        *([how["epochs"]] if "schedule" in how else []),  # a schedule of so many steps
-    )
-    progress = train_with_state(model, tasks, optimizer, args, identity, **how)
+    progress = train_with_state(recipe, training, tasks, utils.state_path(save_model), identity, resume=resume)
 
     phase = start.phase + 1 if start else 1
-    utils.save_checkpoint(
-        args.save_model,
-        utils.Checkpoint(
-            recipe.encoder(model),
-            genes,
-            recipe=recipe.name,
-            phase=phase,
-            species=sorted(set(species)),
-            datasets=[names.entry.name for names in named],
-            settings=settings | {"pt_epoch": how["epochs"]},
-            history=(start.history if start else []) + progress.history,
-        ),
+    made = utils.Checkpoint(
+        recipe.encoder(training.model),
+        genes,
+        recipe=recipe.name,
+        phase=phase,
+        species=sorted({names.entry.species for names in named}),
+        datasets=[names.entry.name for names in named],
+        settings=recipe.settings() | {"pt_epoch": training.epochs},
+        history=(start.history if start else []) + progress.history,
     )
-    utils.state_path(args.save_model).unlink(missing_ok=True)
+    utils.save_checkpoint(save_model, made)
+    utils.state_path(save_model).unlink(missing_ok=True)
     again = f", run {phase - 1} of it" if phase > 2 else ""
-    print(
-        f"phase {min(phase, 2)}{again}: {progress.epoch} epochs, lowest loss {progress.best_loss:.4f}; "
-        f"{args.save_model} written"
-    )
-    saved = {"pretrained_model"} if "save_model" in args.given else set()
-    after = argparse.Namespace(**vars(args) | {"pretrained_model": args.save_model, "given": args.given | saved})
-    if not start:
-        words = f"main.py --is_pretrain --kmeans --pretrain_output --save_model {args.save_model}"
-        print(f"next, phase 2: {utils.command_line(words, after)}")
-    print(f"next: {utils.command_line('main.py --kmeans', after)}")
+    said = f"phase {min(phase, 2)}{again}: {progress.epoch} epochs, lowest loss {progress.best_loss:.4f}"
+    log.log(RESULT, f"{said}; {save_model} written")
 
 
-def pseudo_labels(
-    recipe: Recipe,
-    names: data.Names,
-    matrix: csr_matrix,
-    encoder: Encoder | None,
-    start: utils.Checkpoint | None,
-    cache: data.Cache,
-    genes_hash: str,
-    method: str,
-    args: argparse.Namespace,
-    device: torch.device,
-) -> np.ndarray:
-    """The clusters (N, 3) of one dataset, from the cache where they are there: of inputs, or of encoder outputs."""
-    sizes = recipe.sizes(matrix.shape[0], args)
-
-    def make() -> dict[str, np.ndarray]:
-        points = recipe.points(matrix, encoder, args, device)
-        return {"labels": cluster.pseudo_labels(points, sizes, method=method, seed=args.seed, spread=recipe.spread)}
-
-    entry = names.entry
-    key = (
-        str(entry.path.resolve()),
-        data.stamp_of(entry.path),
-        genes_hash,
-        fingerprint(names.genes),
-        args.layer,
-        args.use_raw,
-        start.identity() if start else None,
-        method,
-        sizes,
-        args.seed,
-        device.type,
-        *([] if recipe.name == "paper" else [recipe.name]),
-    )
-    return np.array(cache.arrays("labels", entry.name, key, make)["labels"])
-
-
-def train_with_state(
-    model: MultiTask | CentredMultiTask,
-    tasks: list[train.Task],
-    optimizer: torch.optim.Optimizer,
-    args: argparse.Namespace,
-    identity: str,
-    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
-    **how: object,
-) -> train.Progress:
-    """Train; after every epoch the state is on disk, and with --resume the run goes on from there."""
-    path = utils.state_path(args.save_model)
-    progress = train.Progress()
-    if args.resume:
-        state = utils.load_state(path, identity)
-        if state:
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            if schedule:
-                schedule.load_state_dict(state["schedule"])
-            progress = train.Progress(**state["progress"])
-            print(f"resumed after epoch {progress.epoch} from {path}")
-        else:
-            print(f"nothing to resume ({path} is not there): starting from the beginning")
-
-    def chance_of(epoch: int) -> None:
-        torch.manual_seed(args.seed * 100_003 + epoch)  # genes left out: the same in a resumed run
-
-    def save(progress: train.Progress) -> None:
-        chance_of(progress.epoch)
-        utils.save_state(
-            path,
-            {
-                "identity": identity,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict() if schedule else None,
-                "progress": vars(progress),
-            },
+def vocabulary(named: Sequence[data.Names]) -> list[str]:
+    """The genes of a new encoder. Raises ValueError where the datasets share none."""
+    genes = align.vocabulary([names.genes for names in named], [names.entry.species for names in named])
+    if not genes:
+        examples = "; ".join(
+            f"{names.entry.name} ({names.entry.species}): {', '.join(names.genes[:3])}" for names in named[:6]
         )
-
-    chance_of(progress.epoch)
-    return train.pretrain(
-        model,
-        tasks,
-        optimizer,
-        steps=args.batch_num,
-        seed=args.seed,
-        schedule=schedule,
-        progress=progress,
-        after_epoch=save,
-        **how,
-    )
-
-
-# -- fine-tuning and testing ----------------------------------------------------------------
-def finetune_and_test(args: argparse.Namespace, device: torch.device) -> None:
-    """Both arms on every labelled dataset, the same split and the same first weights for both; then the table."""
-    checkpoint = utils.checkpoint_of(args)
-    recipe = recipes.of_checkpoint(checkpoint, args)
-    recipes.without_effect(sorted(args.given.intersection(OF_PRETRAINING)), "testing (without --is_pretrain)")
-    if checkpoint.encoder.hidden != args.hid:
         raise ValueError(
-            f"{args.pretrained_model} has {checkpoint.encoder.hidden} hidden units; use --hid "
-            f"{checkpoint.encoder.hidden}"
+            f"the datasets share no gene: {examples}. Are these gene symbols, and is the species right (--species)?"
         )
-    entries = data.wanted(**utils.flags(args, utils.DATA_FLAGS), labelled_because="there is nothing to test on")
-    table = data.orthologs(args.data_dir, offline=args.offline)
-    table_hash = fingerprint(table)
-    csv_path = args.save_result.with_suffix(".csv")
-    seeds = [args.seed + repeat for repeat in range(args.fold1 * args.fold2)]
-    wanted = {
-        (entry.name, arm, seed): run_identity(recipe, entry, arm, checkpoint, table_hash, args)
-        for entry in entries
-        for arm in utils.ARMS
-        for seed in seeds
-    }
-    todo = utils.unfinished(csv_path, wanted)
-    for entry in entries:
-        if not any(name == entry.name for name, _, _ in todo):
-            continue
-        normalise = recipe.reading.get("normalise")
-        dataset = data.prepare(entry, table, label_key=args.label_key, normalise=normalise, **file_values(args))
-        data.report_overlap(dataset.names, checkpoint.genes, "the checkpoint")
-        for seed in sorted({seed for name, _, seed in todo if name == entry.name}):
-            parts = data.split_of(dataset, seed, args.per_train, args.per_val, args.max_tr_num)
-            for arm in utils.ARMS:
-                if run := todo.get((entry.name, arm, seed)):
-                    test = Test(dataset, arm, checkpoint, parts, seed)
-                    row = test_arm(recipe, test, args, device) | {"run": run}
-                    utils.write_result(csv_path, row)
-                    print(
-                        f"{entry.name}, {arm}, seed {seed}: accuracy {row['accuracy']:.3f}, kappa {row['kappa']:.3f}, "
-                        f"macro F1 {row['macro_f1']:.3f} on {row['n_test']:,} cells in {row['seconds']:.1f} s"
-                    )
-    results = utils.results_of(csv_path, wanted)
-    utils.write_published(args.save_result, results)
-    print(score.table(results, utils.ARMS, score.METRICS))
-    print(f"{csv_path} and {args.save_result} written")
+    return genes
+
+
+def matrices_of(
+    recipe: Recipe, cells: Cells, named: Sequence[data.Names], genes: list[str], of: str
+) -> list[csr_matrix]:
+    """Every dataset's cells (N, G) on the scale of the recipe, from the cache where they are there."""
+    for names in named:
+        data.report_overlap(names, genes, of)
+    how = {"normalise": recipe.normalise, "recipe": recipe.scale, **cells.where.values}
+    found = [data.aligned(names, genes, cells.cache, fingerprint(genes), **how) for names in named]
+    count = sum(matrix.shape[0] for matrix in found)
+    species = ", ".join(sorted({names.entry.species for names in named}))
+    log.info(f"recipe {recipe.name}: {len(named)} datasets, {count:,} cells, {len(genes):,} genes ({species})")
+    return found
+
+
+def labels_of(
+    recipe: Recipe,
+    cells: Cells,
+    named: Sequence[data.Names],
+    matrices: Sequence[csr_matrix],
+    genes: list[str],
+    start: utils.Checkpoint | None,
+) -> list[np.ndarray]:
+    """The pseudo-labels (N, 3) of every dataset, from the cache where they are there."""
+    begin = time.perf_counter()
+    encoder = start.encoder.to(cells.device) if start else None
+    method, genes_hash = recipes.method_of(recipe), fingerprint(genes)
+    found = []
+    for names, matrix in zip(named, matrices, strict=True):
+        path = names.entry.path
+        key = (
+            *(str(path.resolve()), data.stamp_of(path), fingerprint(names.genes), genes_hash, cells.where.values),
+            *(recipe.name, recipe.sizes(matrix.shape[0]), method, recipe.seed, cells.device.type),
+            start.identity() if start else None,
+        )
+        make = partial(_labels, recipe, matrix, encoder, cells.device)
+        found.append(np.array(cells.cache.arrays("labels", names.entry.name, key, make)["labels"]))
+    clusters = sum(int(targets.max(axis=0).sum()) + targets.shape[1] for targets in found)
+    of = "encoder outputs" if start else "inputs"
+    log.info(f"pseudo-labels by {method} of the {of}: {clusters:,} clusters in {time.perf_counter() - begin:.1f} s")
+    return found
+
+
+def _labels(recipe: Recipe, matrix: csr_matrix, *where: object) -> dict[str, np.ndarray]:
+    return {"labels": recipe.pseudo_labels(matrix, *where)}
 
 
 def run_identity(
     recipe: Recipe,
-    entry: data.Entry,
-    arm: str,
-    checkpoint: utils.Checkpoint,
-    table_hash: str,
-    args: argparse.Namespace,
+    cells: Cells,
+    named: Sequence[data.Names],
+    genes: list[str],
+    start: utils.Checkpoint | None,
+    training: Training,
 ) -> str:
-    """A hash of all that a result depends on, but for its seed: a result made otherwise is made again."""
-    weights = checkpoint.identity() if arm == utils.ARMS[0] else None
-    settings = utils.flags(args, TEST_FLAGS) | recipe.tested_with(args)
-    names = None if entry.species == "mouse" else table_hash  # mouse genes need no ortholog table
-    return fingerprint("finetune", settings, weights, entry.species, names, data.stamp_of(entry.path))
+    """A hash of all that the course of a training depends on: a state of another one is not gone on from."""
+    settings = {name: value for name, value in recipe.settings().items() if name != "pt_epoch"}
+    datasets = [(names.entry.name, fingerprint(names.genes), data.stamp_of(names.entry.path)) for names in named]
+    steps = training.epochs if training.schedule else None  # a schedule is of so many steps
+    of_start = start.identity() if start else None
+    where = cells.where.values, cells.device.type
+    return fingerprint(recipe.name, settings, fingerprint(genes), datasets, where, of_start, steps)
 
 
-def test_arm(recipe: Recipe, test: Test, args: argparse.Namespace, device: torch.device) -> dict[str, object]:
+def train_with_state(
+    recipe: Recipe, training: Training, tasks: list[train.Task], path: Path, identity: str, *, resume: bool
+) -> train.Progress:
+    """Train; after every epoch the state is on disk at `path`, and with `resume` the run goes on from there."""
+    progress = train.Progress()
+    parts = {"model": training.model, "optimizer": training.optimizer, "schedule": training.schedule}
+    if resume:
+        if state := utils.load_state(path, identity):
+            for name, part in parts.items():
+                if part:
+                    part.load_state_dict(state[name])
+            progress = train.Progress(**state["progress"])
+            log.info(f"resumed after epoch {progress.epoch} from {path}")
+        else:
+            log.info(f"nothing to resume ({path} is not there): starting from the beginning")
+
+    def chance_of(epoch: int) -> None:
+        torch.manual_seed(recipe.seed * 100_003 + epoch)  # genes left out: the same in a resumed run
+
+    def save(progress: train.Progress) -> None:
+        chance_of(progress.epoch)
+        states = {name: part.state_dict() if part else None for name, part in parts.items()}
+        utils.save_state(path, {"identity": identity, **states, "progress": vars(progress)})
+
+    chance_of(progress.epoch)
+    return train.pretrain(
+        training.model,
+        tasks,
+        training.optimizer,
+        epochs=training.epochs,
+        steps=recipe.batch_num,
+        patience=training.patience,
+        seed=recipe.seed,
+        sizes=training.sizes,
+        schedule=training.schedule,
+        progress=progress,
+        after_epoch=save,
+    )
+
+
+# -- fine-tuning and testing ----------------------------------------------------------------
+def finetune_and_test(
+    recipe: Recipe,
+    where: utils.Data,
+    checkpoint: utils.Checkpoint,
+    splits: utils.Splits,
+    save_result: Path,
+    device: torch.device,
+) -> None:
+    """Both arms on every labelled dataset, the same split and the same first weights for both; then the table."""
+    entries = where.entries("there is nothing to test on")
+    orthologs = where.orthologs()
+    identity = identity_of(recipe, where, checkpoint, splits, fingerprint(orthologs))
+    table = utils.ResultTable.of(save_result.with_suffix(".csv"), entries, splits.seeds, identity)
+    left = utils.unfinished({recipe.name: table})
+    for entry in (entry for entry in entries if entry.name in left):
+        dataset = where.prepare(entry, orthologs, recipe.normalise)
+        data.report_overlap(dataset.names, checkpoint.genes, "the checkpoint")
+        for seed, runs in left[entry.name].items():
+            parts = splits.of(dataset, seed)
+            for _, arm in runs:
+                row = test_arm(recipe, Test(dataset, arm, checkpoint, parts, seed), device)
+                table.write(row)
+                log.info(
+                    f"{entry.name}, {arm}, seed {seed}: accuracy {row['accuracy']:.3f}, kappa {row['kappa']:.3f}, "
+                    f"macro F1 {row['macro_f1']:.3f} on {row['n_test']:,} cells in {row['seconds']:.1f} s"
+                )
+    results = table.rows()
+    utils.write_published(save_result, results)
+    log.log(RESULT, score.table(results, utils.ARMS, score.METRICS))
+    log.log(RESULT, f"{table.path} and {save_result} written")
+
+
+def identity_of(
+    recipe: Recipe, where: utils.Data, checkpoint: utils.Checkpoint, splits: utils.Splits, orthologs_hash: str
+) -> Callable[[data.Entry, str], str]:
+    """A hash of all that the result of a dataset and an arm depends on: one made otherwise is made again."""
+    weights = {utils.ARMS[0]: checkpoint.identity(), utils.ARMS[1]: None}
+    settings = splits.settings() | recipe.tested_with()
+
+    def identity(entry: data.Entry, arm: str) -> str:
+        return fingerprint("finetune", settings, weights[arm], where.identity(entry, orthologs_hash))
+
+    return identity
+
+
+def test_arm(recipe: Recipe, test: Test, device: torch.device) -> dict[str, object]:
     """Teach one arm the training cells of a split; its row of the result table, scored on the test cells."""
     begin = time.perf_counter()
-    outputs = recipe.outputs(test, args, device)
+    outputs = recipe.outputs(test, device)
     types, parts = test.dataset.types, test.parts
     row = {"dataset": test.dataset.names.entry.name, "arm": test.arm, "seed": test.seed}
     row |= {"n_train": len(parts.train), "n_test": len(parts.test)}

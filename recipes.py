@@ -4,29 +4,30 @@ paper        raw counts clustered, log1p of them encoded; a published network is
 scpretrain2  log-normalised genes throughout; the few-label classifier, with the encoder frozen
 """
 
-import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix, vstack
 
 import data_loader as data
+import flags
 import utils
 from model import CentredMultiTask, Classifier, Encoder, MultiTask, ProjectedEncoder, embed, embed_counts, transfer
 from reading import align
 from stages import classify, cluster, directions, reduce, train
 from stages.batch import SparseRows
+from voice import log
 
 
 @dataclass
 class Corpus:
     """The datasets of a pre-training run on its shared genes."""
 
-    named: list[data.Names]
     genes: list[str]
+    measured: list[np.ndarray]  # (G,) bool each: the genes it has
     matrices: list[csr_matrix]  # (N, G) each
     labels: list[np.ndarray]  # pseudo-labels (N, P) each
 
@@ -34,6 +35,18 @@ class Corpus:
     def partitions(self) -> list[list[int]]:
         """The number of clusters of every partition of every dataset."""
         return [[int(column.max()) + 1 for column in targets.T] for targets in self.labels]
+
+
+@dataclass
+class Training:
+    """A network that is about to be pre-trained, and how `train.pretrain` goes about it."""
+
+    model: MultiTask | CentredMultiTask
+    optimizer: torch.optim.Optimizer
+    epochs: int
+    patience: int
+    sizes: list[int] | None = None
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None
 
 
 @dataclass
@@ -51,61 +64,91 @@ class Test:
         return self.arm == utils.ARMS[0]
 
 
+@dataclass(frozen=True)
+class Network:
+    """How the published network is fine-tuned; a field is the flag of its name."""
+
+    ft_epoch: int = 500
+    ft_lr: float = 0.002
+    ft_batch_size: int = 5000
+    patience: int = 30
+    pca_ft: bool = False
+    pca_dim: int = 500
+
+
+@dataclass(frozen=True)
 class Paper:
-    """The published recipe, with the published defaults."""
+    """The published recipe with its settings; a field is the flag of its name."""
 
-    name = "paper"
-    flags = ("avg_cluster_num", "pt_lr", "pt_patience", "pca_pt")  # of pre-training, that no other recipe has
-    network_flags = ("ft_epoch", "ft_lr", "ft_batch_size", "patience", "pca_ft")  # of testing, likewise
-    reading: dict[str, Any] = {}  # how `data_loader` hands out cells: as counts
-    log1p = True  # of these, batch by batch
-    why_labelled = "the paper recipe pre-trains on labelled datasets only"
-    spread = False  # k-means from a random start, one run
+    kmeans: bool = False
+    batch_num: int = 30
+    hid: int = 200
+    seed: int = 0
+    pt_epoch: int = 50
+    avg_cluster_num: int = 100
+    pt_lr: float = 1e-4
+    pt_patience: int = 5
+    pca_pt: bool = False
+    network_settings: Network = field(default_factory=Network)
 
-    def sizes(self, cells: int, args: argparse.Namespace) -> list[int]:
+    name: ClassVar[str] = "paper"
+    scale: ClassVar[str] = "counts"  # what `data_loader` hands out
+    normalise: ClassVar[None] = None
+    log1p: ClassVar[bool] = True  # of these, batch by batch
+    why_labelled: ClassVar[str] = "the paper recipe pre-trains on labelled datasets only"
+
+    def sizes(self, cells: int) -> Sequence[int]:
         """Numbers of clusters of a dataset's three partitions."""
-        return cluster.partition_sizes(cells, args.avg_cluster_num)
+        return cluster.partition_sizes(cells, self.avg_cluster_num)
 
-    def points(self, matrix: csr_matrix, encoder: Encoder | None, args: argparse.Namespace, device: torch.device):
-        """What is clustered: raw counts in phase 1, as published, the encoder's outputs (N, H) in phase 2."""
+    def pseudo_labels(self, matrix: csr_matrix, encoder: Encoder | None, device: torch.device) -> np.ndarray:
+        """Clusters (N, 3) of raw counts in phase 1, as published, of the encoder's outputs (N, H) in phase 2."""
+        points: Any
         if encoder is None:
-            return matrix if device.type == "cpu" else SparseRows(matrix, device)
-        found = embed(encoder, SparseRows(matrix, device, log1p=True))
-        return found.numpy() if device.type == "cpu" else found
+            points = matrix if device.type == "cpu" else SparseRows(matrix, device)
+        else:
+            found = embed(encoder, SparseRows(matrix, device, log1p=True))
+            points = found.numpy() if device.type == "cpu" else found
+        return cluster.pseudo_labels(
+            points, self.sizes(matrix.shape[0]), method=method_of(self), seed=self.seed, spread=False
+        )
 
-    def training(
-        self, corpus: Corpus, start: Encoder | None, args: argparse.Namespace, device: torch.device
-    ) -> tuple[MultiTask, torch.optim.Optimizer, dict[str, Any]]:
-        """The network with a head for every partition, its optimizer, and how `train.pretrain` goes about it."""
-        encoder = start or Encoder(len(corpus.genes), args.hid)
-        if args.pca_pt:
-            sample = log1p_sample(corpus.matrices, args.seed)
-            components, centre = reduce.components(sample, args.pca_dim, seed=args.seed)
-            projected = ProjectedEncoder(torch.from_numpy(components), torch.from_numpy(centre), args.hid).to(device)
+    def network(self, corpus: Corpus, start: Encoder | None, device: torch.device) -> Training:
+        """The network with a head for every partition and its optimizer."""
+        encoder: Encoder | ProjectedEncoder = start or Encoder(len(corpus.genes), self.hid)
+        if self.pca_pt:
+            sample = log1p_sample(corpus.matrices, self.seed)
+            components, centre = reduce.components(sample, self.network_settings.pca_dim, seed=self.seed)
+            projected = ProjectedEncoder(torch.from_numpy(components), torch.from_numpy(centre), self.hid).to(device)
             encoder = projected.start_from(encoder.to(device)) if start else projected
         model = MultiTask(encoder, corpus.partitions).to(device)
-        optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=args.pt_lr, fused=True)
-        return model, optimizer, {"epochs": args.pt_epoch, "patience": args.pt_patience}
+        optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=self.pt_lr, fused=True)
+        return Training(model, optimizer, self.pt_epoch, self.pt_patience)
 
     def encoder(self, model: MultiTask) -> Encoder:
         """What is kept of the trained network: one linear layer on genes."""
         return model.encoder.folded() if isinstance(model.encoder, ProjectedEncoder) else model.encoder
 
-    def tested_with(self, args: argparse.Namespace) -> dict[str, Any]:
-        """The settings a test result depends on, beside those of the split."""
-        return utils.flags(args, (*self.network_flags, "pca_dim", "hid"))
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint of this recipe depends on, beside its data and the number of epochs."""
+        own = asdict(self)
+        return own | {"pca_dim": own.pop("network_settings")["pca_dim"]}
 
-    def outputs(self, test: Test, args: argparse.Namespace, device: torch.device) -> np.ndarray:
+    def tested_with(self) -> dict[str, Any]:
+        """The settings a test result depends on, beside those of the split."""
+        return asdict(self.network_settings) | {"hid": self.hid}
+
+    def outputs(self, test: Test, device: torch.device) -> np.ndarray:
         """Probabilities (n_test, L) by the published network, fine-tuned on the training cells."""
-        dataset, checkpoint, parts = test.dataset, test.checkpoint, test.parts
+        dataset, checkpoint, parts, how = test.dataset, test.checkpoint, test.parts, self.network_settings
         torch.manual_seed(test.seed)  # both arms begin with the same classifier
-        encoder: Encoder | ProjectedEncoder = Encoder(len(dataset.genes), args.hid)
+        encoder: Encoder | ProjectedEncoder = Encoder(len(dataset.genes), self.hid)
         model = Classifier(encoder, len(dataset.types.classes))
         if test.pretrained:
             transfer(encoder, dataset.genes, checkpoint.encoder, checkpoint.genes)
-        if args.pca_ft:
-            fitted = reduce.components(dataset.counts[parts.train].log1p(), args.pca_dim, seed=test.seed)
-            model.encoder = ProjectedEncoder(*map(torch.from_numpy, fitted), args.hid).start_from(encoder)
+        if how.pca_ft:
+            fitted = reduce.components(dataset.counts[parts.train].log1p(), how.pca_dim, seed=test.seed)
+            model.encoder = ProjectedEncoder(*map(torch.from_numpy, fitted), self.hid).start_from(encoder)
         model.to(device)
         labels = torch.from_numpy(dataset.types.labels).to(device)
         train_cells, validation_cells = (
@@ -116,55 +159,68 @@ class Paper:
             model,
             train_cells,
             validation_cells,
-            epochs=args.ft_epoch,
-            lr=args.ft_lr,
-            batch=args.ft_batch_size,
-            patience=args.patience,
+            epochs=how.ft_epoch,
+            lr=how.ft_lr,
+            batch=how.ft_batch_size,
+            patience=how.patience,
             seed=test.seed,
         )
         return train.predict(model, SparseRows(dataset.counts[parts.test], device, log1p=True))
 
 
+@dataclass(frozen=True)
 class ScPretrain2:
-    """Log-normalised genes, every dataset, few steps from a closed-form start."""
+    """Log-normalised genes, every dataset, few steps from a closed-form start; a field is the flag of its name."""
 
-    name = "scpretrain2"
-    flags = ()
-    network_flags = ()
-    reading = {"normalise": data.log_normalised, "recipe": "log1p_cp10k"}
-    log1p = False
-    why_labelled = ""
-    spread = True  # k-means++, two runs
+    kmeans: bool = True
+    batch_num: int = 30
+    hid: int = 200
+    seed: int = 0
+    pt_epoch: int | None = field(default=None, metadata={"if_given": True})  # None: EPOCHS
+
+    name: ClassVar[str] = "scpretrain2"
+    scale: ClassVar[str] = "log1p_cp10k"
+    normalise: ClassVar[Callable[[csr_matrix], csr_matrix]] = staticmethod(data.log_normalised)
+    log1p: ClassVar[bool] = False
+    why_labelled: ClassVar[str] = ""
     # steps are few, as the encoder starts in closed form
-    POINTS = 50  # principal components that are clustered in phase 1
-    EPOCHS = {1: 4, 2: 2}  # of --batch_num steps; phase 1, phase 2
-    STEP_CELLS = 512  # of all datasets together, each in proportion to the root of its size
-    LEAST_STEP_CELLS = 4  # of any dataset
-    DROPOUT = 0.3  # share of genes hidden
-    ENCODER_LR, HEADS_LR, DECAY, WARM_UP = 2e-4, 1e-2, 0.01, 0.2
+    POINTS: ClassVar[int] = 50  # principal components that are clustered in phase 1
+    EPOCHS: ClassVar[dict[int, int]] = {1: 4, 2: 2}  # of --batch_num steps; phase 1, phase 2
+    STEP_CELLS: ClassVar[int] = 512  # of all datasets together, each in proportion to the root of its size
+    LEAST_STEP_CELLS: ClassVar[int] = 4  # of any dataset
+    DROPOUT: ClassVar[float] = 0.3  # share of genes hidden
+    ENCODER_LR: ClassVar[float] = 2e-4
+    HEADS_LR: ClassVar[float] = 1e-2
+    DECAY: ClassVar[float] = 0.01
+    WARM_UP: ClassVar[float] = 0.2  # share of the steps
 
-    def sizes(self, cells: int, args: argparse.Namespace) -> list[int]:
+    def sizes(self, cells: int) -> Sequence[int]:
         """Numbers of clusters of a dataset's partitions: 6, 12 and 25 where there are cells enough."""
         return cluster.few_sizes(cells)
 
-    def points(self, matrix: csr_matrix, encoder: Encoder | None, args: argparse.Namespace, device: torch.device):
-        """What is clustered: principal components (N, 50) in phase 1, the encoder's outputs (N, H) in phase 2."""
+    def pseudo_labels(self, matrix: csr_matrix, encoder: Encoder | None, device: torch.device) -> np.ndarray:
+        """Clusters (N, 3) of 50 principal components in phase 1, of the encoder's outputs (N, H) in phase 2."""
         if encoder is None:
-            return reduce.project(matrix, *reduce.components(matrix, self.POINTS, seed=args.seed))
-        return embed_counts(encoder, matrix, log1p=False)
+            points = reduce.project(matrix, *reduce.components(matrix, self.POINTS, seed=self.seed))
+        else:
+            points = embed_counts(encoder, matrix, log1p=False)
+        return cluster.pseudo_labels(
+            points, self.sizes(matrix.shape[0]), method=method_of(self), seed=self.seed, spread=True
+        )
 
-    def training(
-        self, corpus: Corpus, start: Encoder | None, args: argparse.Namespace, device: torch.device
-    ) -> tuple[CentredMultiTask, torch.optim.Optimizer, dict[str, Any]]:
-        """The network, starting in both phases at the directions that separate the pseudo-clusters; its optimizer."""
-        measured = [np.isin(corpus.genes, names.genes) for names in corpus.named]
-        arrays = map(torch.from_numpy, directions.start(corpus.matrices, measured, corpus.labels, args.hid))
+    def closed_form(self, corpus: Corpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The directions (H, G) that separate the pseudo-clusters, the scale (G,) of genes and their means (D, G)."""
+        return directions.start(corpus.matrices, corpus.measured, corpus.labels, self.hid)
+
+    def network(self, corpus: Corpus, start: Encoder | None, device: torch.device) -> Training:
+        """The network, starting in both phases at its closed form, and its optimizer."""
         cells = [matrix.shape[0] for matrix in corpus.matrices]
+        arrays = map(torch.from_numpy, self.closed_form(corpus))
         model = CentredMultiTask(*arrays, corpus.partitions, cells, dropout=self.DROPOUT).to(device)
-        epochs = args.pt_epoch if "pt_epoch" in args.given else self.EPOCHS[2 if start else 1]
-        optimizer, schedule = self.one_cycle(model, epochs * args.batch_num)
+        epochs = self.pt_epoch or self.EPOCHS[2 if start else 1]
+        optimizer, schedule = self.one_cycle(model, epochs * self.batch_num)
         sizes = [max(self.LEAST_STEP_CELLS, round(self.STEP_CELLS * share)) for share in model.shares]
-        return model, optimizer, {"epochs": epochs, "patience": epochs, "sizes": sizes, "schedule": schedule}
+        return Training(model, optimizer, epochs, epochs, sizes, schedule)
 
     def one_cycle(
         self, model: CentredMultiTask, steps: int
@@ -184,12 +240,16 @@ class ScPretrain2:
         """What is kept of the trained network: one linear layer on genes."""
         return model.folded()
 
-    def tested_with(self, args: argparse.Namespace) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint of this recipe depends on, beside its data and the number of epochs."""
+        return asdict(self)
+
+    def tested_with(self) -> dict[str, Any]:
         """The settings a test result depends on, beside those of the split."""
         how = {"shares": classify.SHARES, "tilt": classify.TILT, "weight": classify.ENCODER_WEIGHT}
         return {"recipe": self.name, "classifier": how}
 
-    def outputs(self, test: Test, args: argparse.Namespace, device: torch.device) -> np.ndarray:
+    def outputs(self, test: Test, device: torch.device) -> np.ndarray:
         """Probabilities (n_test, L) by the few-label classifier, with the encoder or without it.
 
         It sees all cells and the labels of the training cells; those of the validation cells it leaves alone.
@@ -208,8 +268,32 @@ class ScPretrain2:
         return classify.classify(dataset.counts, embedding, labels, types, test.seed)[parts.test]
 
 
-RECIPES = {recipe.name: recipe for recipe in (Paper(), ScPretrain2())}
+RECIPES: dict[str, type[Paper] | type[ScPretrain2]] = {kind.name: kind for kind in (ScPretrain2, Paper)}
 Recipe = Paper | ScPretrain2
+NETWORK_ONLY = {one.name for one in fields(Network)}  # flags of testing the published network
+PAPER_ONLY = {one.name for one in fields(Paper)} - {one.name for one in fields(ScPretrain2)} - {"network_settings"}
+OF_PRETRAINING = PAPER_ONLY - {"pca_pt"} | {"batch_num", "pt_epoch", "recipe", "resume"}
+
+
+def method_of(recipe: Recipe) -> str:
+    """How a recipe makes its pseudo-labels, as `cluster.pseudo_labels` calls it."""
+    return "kmeans" if recipe.kmeans else "agglomerative"
+
+
+def closed_form(matrices: Sequence[csr_matrix], genes: list[str], seed: int, hidden: int = 200) -> Encoder:
+    """The encoder that scpretrain2 starts from, without a step of training: at most `hidden` units.
+
+    `matrices` (N, G) are log1p of 10,000 counts on `genes`, one a dataset.
+    """
+    recipe, cpu = ScPretrain2(seed=seed, hid=hidden), torch.device("cpu")
+    labels = [recipe.pseudo_labels(matrix, None, cpu) for matrix in matrices]
+    measured = [np.ones(len(genes), bool)] * len(matrices)
+    found, scale, _ = recipe.closed_form(Corpus(genes, measured, list(matrices), labels))
+    encoder = Encoder(len(genes), int(np.flatnonzero(np.abs(found).sum(axis=1)).max(initial=0)) + 1)
+    with torch.no_grad():
+        encoder.linear.weight.copy_(torch.from_numpy(found[: encoder.hidden] / scale))
+        encoder.linear.bias.zero_()
+    return encoder
 
 
 def log1p_sample(matrices: Sequence[csr_matrix], seed: int) -> csr_matrix:
@@ -223,37 +307,47 @@ def log1p_sample(matrices: Sequence[csr_matrix], seed: int) -> csr_matrix:
     return vstack(parts, format="csr").log1p()
 
 
-def chosen(args: argparse.Namespace, start: utils.Checkpoint | None = None) -> Recipe:
+@dataclass(frozen=True)
+class Wanted:
+    """What the flags ask of a recipe: `made` makes one of a kind, `given` are the flags of the command line."""
+
+    recipe: str | None
+    checkpoint: str  # its file
+    given: Collection[str]
+    made: Callable[[type], Recipe]
+
+
+def chosen(wanted: Wanted, start: utils.Checkpoint | None = None) -> Recipe:
     """The recipe of a pre-training run: --recipe, else that of the checkpoint it goes on from, else by its flags.
 
     A flag that only the published recipe has asks for it, so that a published command line does what it did. Raises
     ValueError where the flags, or the checkpoint, belong to another recipe.
     """
-    theirs = sorted(args.given.intersection(Paper.flags))
-    name = args.recipe or (start.recipe if start else "paper" if theirs else utils.RECIPES[0])
+    theirs = sorted(PAPER_ONLY.intersection(wanted.given))
+    name = wanted.recipe or (start.recipe if start else Paper.name if theirs else flags.RECIPES[0])
     if start and start.recipe != name:
         raise ValueError(
-            f"{args.pretrained_model} was made by --recipe {start.recipe}; phase 2 needs the same: "
+            f"{wanted.checkpoint} was made by --recipe {start.recipe}; phase 2 needs the same: "
             f"add --recipe {start.recipe}"
         )
     if name not in RECIPES:
-        raise ValueError(f"{args.pretrained_model} is of recipe {name!r}; main.py knows {', '.join(RECIPES)}")
-    without_effect([flag for flag in theirs if flag not in RECIPES[name].flags], f"--recipe {name}")
-    if theirs and not args.recipe and not start:
-        print(f"--recipe paper, because of --{theirs[0]}")
-    return RECIPES[name]
+        raise ValueError(f"{wanted.checkpoint} is of recipe {name!r}; main.py knows {', '.join(RECIPES)}")
+    if name != Paper.name:
+        without_effect(theirs, f"--recipe {name}")
+    elif theirs and not wanted.recipe and not start:
+        log.info(f"--recipe paper, because of --{theirs[0]}")
+    return wanted.made(RECIPES[name])
 
 
-def of_checkpoint(checkpoint: utils.Checkpoint, args: argparse.Namespace) -> Recipe:
+def of_checkpoint(checkpoint: utils.Checkpoint, wanted: Wanted) -> Recipe:
     """The recipe a checkpoint is tested by. Raises ValueError for an unknown one, or a flag it cannot honour."""
     if checkpoint.recipe not in RECIPES:
-        raise ValueError(
-            f"{args.pretrained_model} is of recipe {checkpoint.recipe!r}; main.py tests {', '.join(RECIPES)}"
-        )
-    recipe = RECIPES[checkpoint.recipe]
-    lost = sorted(args.given.intersection(Paper.network_flags) - set(recipe.network_flags))
-    without_effect(lost, f"{args.pretrained_model}, which is of {recipe.name}")
-    return recipe
+        raise ValueError(f"{wanted.checkpoint} is of recipe {checkpoint.recipe!r}; main.py tests {', '.join(RECIPES)}")
+    if checkpoint.recipe != Paper.name:
+        lost = sorted(NETWORK_ONLY.intersection(wanted.given))
+        without_effect(lost, f"{wanted.checkpoint}, which is of {checkpoint.recipe}")
+    without_effect(sorted(OF_PRETRAINING.intersection(wanted.given)), "testing (without --is_pretrain)")
+    return wanted.made(RECIPES[checkpoint.recipe])
 
 
 def without_effect(flags: Sequence[str], where: str) -> None:
@@ -262,4 +356,4 @@ def without_effect(flags: Sequence[str], where: str) -> None:
         if flag in ("pca_pt", "pca_ft"):
             raise ValueError(f"--{flag} belongs to the paper recipe; leave it out with {where}")
     if flags:
-        print(f"no effect with {where}: --{', --'.join(flags)}")
+        log.info(f"no effect with {where}: --{', --'.join(flags)}")

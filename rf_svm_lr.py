@@ -8,7 +8,23 @@ python rf_svm_lr.py --clf lr --tuned    C (or depth, k) by cross-validation insi
 import argparse
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import flags
+
+
+def parser() -> flags.Parser:
+    shown = flags.data, flags.encoder, flags.splits, flags.off_the_shelf, flags.results, flags.running
+    return flags.build_parser(__doc__, *shown)
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    flags.check_data(args)
+    flags.check_checkpoint(args)
+
+
+if __name__ == "__main__":
+    flags.answer(parser(), check_paths)
 
 import numpy as np
 
@@ -18,78 +34,69 @@ from files import fingerprint
 from model import embed_counts
 from reading import align
 from stages import off_the_shelf, reduce, score
-
-SPLIT_FLAGS = ("per_train", "per_val", "max_tr_num")
+from voice import RESULT, log
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return utils.run(command, utils.build_parser(__doc__), argv)
+    return flags.run(command, parser(), argv, check_paths=check_paths)
 
 
 def command(args: argparse.Namespace) -> None:
     """Both arms under each classifier on every labelled dataset, on the splits of main.py; then the tables."""
     device = utils.pick_device(args.cuda)
     utils.seed_everything(args.seed)
-    kinds = utils.CLASSIFIERS if args.clf == "all" else (args.clf,)
-    checkpoint = utils.checkpoint_of(args)
+    made_by = flags.pretrain_line(args)
+    checkpoint = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list, made_by=made_by)
     checkpoint.encoder.to(device)
-    entries = data.wanted(
-        **utils.flags(args, utils.DATA_FLAGS), labelled_because="there is nothing to train a classifier on"
-    )
-    table = data.orthologs(args.data_dir, offline=args.offline)
-    seeds = [args.seed + repeat for repeat in range(args.fold1 * args.fold2)]
-    wanted = {
-        kind: {
-            (entry.name, arm, seed): run_identity(entry, kind, arm, checkpoint, fingerprint(table), args)
-            for entry in entries
-            for arm in utils.ARMS
-            for seed in seeds
-        }
-        for kind in kinds
-    }
-    files = {kind: utils.classifier_results(args.save_result, kind, args.tuned) for kind in kinds}
-    todo = {kind: utils.unfinished(files[kind], wanted[kind]) for kind in kinds}
+    where, splits = flags.fill(utils.Data, args), flags.fill(utils.Splits, args)
+    entries, orthologs = where.entries("there is nothing to train a classifier on"), where.orthologs()
+    tables = {}
+    for kind in flags.CLASSIFIERS if args.clf == "all" else (args.clf,):
+        identity = identity_of(kind, where, checkpoint, splits, fingerprint(orthologs), args.tuned)
+        path = utils.classifier_results(args.save_result, kind, args.tuned)
+        tables[kind] = utils.ResultTable.of(path, entries, splits.seeds, identity)
+    left = utils.unfinished(tables)
     unsettled: Counter[str] = Counter()
-    for entry in entries:
-        left = {(name, seed) for runs in todo.values() for name, _, seed in runs if name == entry.name}
-        if not left:
-            continue
-        dataset = data.prepare(
-            entry,
-            table,
-            label_key=args.label_key,
-            normalise=data.log_normalised,
-            **utils.flags(args, utils.VALUE_FLAGS),
-        )
-        data.report_overlap(dataset.names, checkpoint.genes, "the checkpoint")
-        embedding = embed_counts(
-            checkpoint.encoder, align.align(dataset.counts, dataset.genes, checkpoint.genes), log1p=False
-        )  # (M, H)
-        for _, seed in sorted(left):
-            parts = data.split_of(dataset, seed, **flags_of_split(args))
-            arms = arms_of_split(dataset, embedding, parts, seed)
-            for kind in kinds:
-                rows = []
-                for arm in utils.ARMS:
-                    if run := todo[kind].get((entry.name, arm, seed)):
-                        row, converged = test_arm(kind, arms[arm], dataset, parts, seed, args.tuned)
-                        row |= {"dataset": entry.name, "arm": arm, "seed": seed, "run": run}
-                        utils.write_result(files[kind], row)
-                        unsettled[kind] += not converged
-                        rows.append(row)
-                if rows:
-                    words = ", ".join(f"{row['macro_f1']:.3f} {row['arm']}" for row in rows)
-                    print(f"{entry.name}, {kind}, seed {seed}: macro F1 {words} ({rows[0]['n_test']:,} cells)")
-    for kind in kinds:
-        print(f"\n{kind}{', tuned' if args.tuned else ''}:", end="")
-        print(score.table(utils.results_of(files[kind], wanted[kind]), utils.ARMS, score.METRICS), end="")
+    for entry in (entry for entry in entries if entry.name in left):
+        dataset = where.prepare(entry, orthologs, data.log_normalised)
+        embedding = embedding_of(dataset, checkpoint)  # (M, H)
+        for seed, runs in left[entry.name].items():
+            unsettled += test(dataset, embedding, splits.of(dataset, seed), seed, runs, tables, args.tuned)
+    for kind, table in tables.items():
+        words = f"{kind}{', tuned' if args.tuned else ''}"
+        log.log(RESULT, f"\n{words}:{score.table(table.rows(), utils.ARMS, score.METRICS)}")
         if unsettled[kind]:
-            print(f"{unsettled[kind]} of {len(todo[kind])} fits stopped at their last iteration before they converged")
-    print(f"\n{', '.join(str(path) for path in files.values())} written\nnext: {utils.command_line('fig.py', args)}")
+            log.info(f"{kind}: {unsettled[kind]} fits stopped at their last iteration before they converged")
+    log.log(RESULT, f"{', '.join(str(table.path) for table in tables.values())} written")
+    log.info(f"next: {flags.command_line('fig.py', args)}")
 
 
-def flags_of_split(args: argparse.Namespace) -> dict[str, float]:
-    return {"per_train": args.per_train, "per_val": args.per_val, "most": args.max_tr_num}
+def embedding_of(dataset: data.Prepared, checkpoint: utils.Checkpoint) -> np.ndarray:
+    """The frozen encoder's outputs (M, H) for all labelled cells."""
+    data.report_overlap(dataset.names, checkpoint.genes, "the checkpoint")
+    columns = align.align(dataset.counts, dataset.genes, checkpoint.genes)
+    return embed_counts(checkpoint.encoder, columns, log1p=False)
+
+
+def test(
+    dataset: data.Prepared,
+    embedding: np.ndarray,
+    parts: data.Split,
+    seed: int,
+    runs: Sequence[tuple[str, str]],
+    tables: dict[str, utils.ResultTable],
+    tuned: bool,
+) -> Counter[str]:
+    """Write the rows of these (classifier, arm) on one split; returns how many fits of each did not converge."""
+    name = dataset.names.entry.name
+    arms = arms_of_split(dataset, embedding, parts, seed)
+    unsettled: Counter[str] = Counter()
+    for kind, arm in runs:
+        row, converged = test_arm(kind, arms[arm], dataset, parts, seed, tuned)
+        tables[kind].write(row | {"dataset": name, "arm": arm, "seed": seed})
+        unsettled[kind] += not converged
+        log.info(f"{name}, {kind}, seed {seed}: macro F1 {row['macro_f1']:.3f} {arm} ({row['n_test']:,} cells)")
+    return unsettled
 
 
 def arms_of_split(
@@ -123,16 +130,23 @@ def test_arm(
     return row | {"seconds": time.perf_counter() - begin}, fitted.converged
 
 
-def run_identity(
-    entry: data.Entry, kind: str, arm: str, checkpoint: utils.Checkpoint, table_hash: str, args: argparse.Namespace
-) -> str:
-    """A hash of all that a result depends on, but for its seed."""
-    settings = utils.flags(args, (*SPLIT_FLAGS, "label_key", *utils.VALUE_FLAGS, "species"))
-    weights = checkpoint.identity() if arm == utils.ARMS[0] else checkpoint.encoder.hidden
-    names = None if entry.species == "mouse" else table_hash  # mouse genes need no ortholog table
+def identity_of(
+    kind: str,
+    where: utils.Data,
+    checkpoint: utils.Checkpoint,
+    splits: utils.Splits,
+    orthologs_hash: str,
+    tuned: bool,
+) -> Callable[[data.Entry, str], str]:
+    """A hash of all that the result of a dataset and an arm depends on, but for its seed."""
+    weights = {utils.ARMS[0]: checkpoint.identity(), utils.ARMS[1]: checkpoint.encoder.hidden}
     usual = off_the_shelf.make(kind, off_the_shelf.USUAL[kind], 1000, 0).get_params()
-    how = "classifier", kind, usual, off_the_shelf.GRIDS[kind] if args.tuned else None
-    return fingerprint(*how, settings, weights, entry.species, names, data.stamp_of(entry.path))
+    how = "classifier", kind, usual, off_the_shelf.GRIDS[kind] if tuned else None, splits.settings()
+
+    def identity(entry: data.Entry, arm: str) -> str:
+        return fingerprint(*how, weights[arm], where.identity(entry, orthologs_hash))
+
+    return identity
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ published name.
 
 import argparse
 import csv
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +18,8 @@ import h5py
 import numpy as np
 import scipy.sparse as sp
 
-ORTHOLOGS = "ncbi_mgi_ensembl__mouse-lemur_human_mouse__orthologs__gene_names__one2one.csv"
+from files import whole
+from reading.align import ORTHOLOG_FILE
 
 # Lineage -> family -> types. A type's programme is the sum of the three, so siblings are hard to tell apart.
 LINEAGES = {
@@ -66,7 +66,10 @@ BASE_SPREAD = 1.5  # between genes
 LINEAGE_STEP, FAMILY_STEP, TYPE_STEP = 0.8, 0.95, 1.25  # each on its own random share of the genes
 PROGRAMMES, PROGRAMME_STEP = 10, 0.35  # activities every cell has more or less of, whatever its type
 SPECIES_STEP, DATASET_STEP = 0.5, 0.35  # gene-wise shifts between species and between datasets
+TECHNOLOGY_STEP = 0.4  # between technologies: what one captures well another loses, in every dataset alike
 DISPERSION = 0.6  # of the negative binomial: variance = mean + 0.6 mean^2
+# Counts without molecular identifiers scatter more, and lose a gene altogether more often; (dispersion, dropout).
+TECHNOLOGIES = {"10x": (0.6, 0.1), "inDrop": (0.6, 0.3), "Smart-seq2": (1.2, 0.2)}
 
 
 @dataclass(frozen=True)
@@ -81,23 +84,24 @@ class Plan:
     cells: int
     depth: float  # median counts of a cell
     measured: float  # share of the genes in the file
-    dropout: float  # chance to lose a gene that is hardly expressed
+    technology: str  # one of TECHNOLOGIES, or "" for an even-handed one
     fold: float  # each type is that much rarer than the one before
     rare: bool = False  # the last type has three to six cells only
 
 
+# Tissues come more than once, by other technologies and depths; one set is small and one shallow, as real ones are.
 CORPUS = [
-    Plan("Sim_human_blood", "human", True, "Blood", BLOOD, 1200, 1500, 0.95, 0.1, 1.25, rare=True),
-    Plan("Sim_mouse_pancreas", "mouse", True, "Pancreas", PANCREAS, 700, 2200, 0.90, 0.0, 1.4),
-    Plan("Sim_human_blood_unlabelled", "human", False, "Blood", BLOOD[::-1], 1500, 1000, 0.80, 0.3, 1.15),
-    Plan("Sim_mouse_spleen", "mouse", True, "Spleen", SPLEEN, 600, 1800, 0.85, 0.1, 1.2),
-    Plan("Sim_human_pancreas", "human", True, "Pancreas", (*PANCREAS, "pericyte"), 500, 1200, 0.85, 0.2, 1.3),
-    Plan("Sim_mouse_mixed_unlabelled", "mouse", False, "Several", MIXED, 1400, 1400, 0.90, 0.2, 1.05),
+    Plan("Sim_human_blood", "human", True, "Blood", BLOOD, 1200, 1500, 0.95, "10x", 1.25, rare=True),
+    Plan("Sim_mouse_pancreas", "mouse", True, "Pancreas", PANCREAS, 700, 3000, 0.90, "Smart-seq2", 1.4),
+    Plan("Sim_human_blood_unlabelled", "human", False, "Blood", BLOOD[::-1], 1500, 800, 0.80, "inDrop", 1.15),
+    Plan("Sim_mouse_spleen_shallow", "mouse", True, "Spleen", SPLEEN, 600, 500, 0.85, "10x", 1.2),
+    Plan("Sim_human_pancreas_small", "human", True, "Pancreas", PANCREAS, 120, 1200, 0.85, "inDrop", 1.3),
+    Plan("Sim_mouse_mixed_unlabelled", "mouse", False, "Several", MIXED, 1400, 1400, 0.90, "10x", 1.05),
     # The quick corpus ends here.
-    Plan("Sim_human_liver", "human", True, "Liver", LIVER, 450, 1300, 0.75, 0.1, 1.3),
-    Plan("Sim_mouse_gut", "mouse", True, "Intestine", GUT, 400, 900, 0.90, 0.3, 1.3),
-    Plan("Sim_mouse_brain", "mouse", True, "Brain", BRAIN, 800, 2000, 0.85, 0.1, 1.3),
-    Plan("Sim_human_tumour_unlabelled", "human", False, "Tumour", TUMOUR, 900, 1100, 0.80, 0.2, 1.1),
+    Plan("Sim_human_liver", "human", True, "Liver", LIVER, 450, 1300, 0.75, "10x", 1.3),
+    Plan("Sim_mouse_gut_shallow", "mouse", True, "Intestine", GUT, 400, 600, 0.90, "inDrop", 1.3),
+    Plan("Sim_mouse_brain", "mouse", True, "Brain", BRAIN, 800, 4000, 0.85, "Smart-seq2", 1.3),
+    Plan("Sim_human_tumour_unlabelled", "human", False, "Tumour", TUMOUR, 900, 1100, 0.80, "10x", 1.1),
 ]
 
 
@@ -109,15 +113,16 @@ class World:
     base: dict[str, np.ndarray]  # species -> (G,) log expression of an average cell
     steps: np.ndarray  # (types, G) log fold change of a type
     programmes: np.ndarray  # (PROGRAMMES, G) log fold change of a unit of activity
+    technologies: dict[str, np.ndarray]  # technology -> (G,) log fold change of what it captures
     table: list[tuple[str, str, str]]  # rows of the ortholog table: lemur, human, mouse
 
 
 def simulate_corpus(
     folder: Path | str, *, quick: bool = False, seed: int = 0, genes: int | None = None
 ) -> list[dict[str, str]]:
-    """Write a small corpus: two species, shared and private types, batch effects, unlabelled sets.
+    """Write a small corpus: two species, shared and private types, technologies, small, shallow and unlabelled sets.
 
-    quick: six datasets of 150-320 cells and 800 genes, in place of ten of 400-1,500 cells and 2,600 genes.
+    quick: six datasets of 120-320 cells and 800 genes, in place of ten of 120-1,500 cells and 2,600 genes.
     genes: how many genes both species have (each has about a tenth more of its own).
     The same arguments give the same files, byte for byte. Labelled sets have the layout's column
     `cell_ontology_class`; all have a column `simulated_type` with the truth.
@@ -131,7 +136,7 @@ def simulate_corpus(
     for plan in plans:
         # Fewer genes share fewer counts, but not in proportion: that would leave all noise.
         depth = plan.depth * (genes / 2600) ** 0.4
-        cells = 150 + plan.cells // 9 if quick else plan.cells
+        cells = 150 + plan.cells // 9 if quick and plan.cells > 150 else plan.cells
         chosen.append(replace(plan, cells=cells, depth=depth))
     return _write_corpus(Path(folder), world, chosen, seed)
 
@@ -154,7 +159,7 @@ def simulate_large(
         species = ("human", "mouse")[i % 2]
         types = tuple(np.roll(TYPES, 5 * i)[:12])
         name = f"Large_{i + 1}_{species}"
-        chosen.append(Plan(name, species, True, "Several", types, int(size), float(depth), 1.0, 0.0, 1.2))
+        chosen.append(Plan(name, species, True, "Several", types, int(size), float(depth), 1.0, "", 1.2))
     return _write_corpus(Path(folder), world, chosen, seed)
 
 
@@ -190,7 +195,8 @@ def make_world(shared: int, private: int, rng: np.random.Generator) -> World:
             family = lineage + _sparse_steps(rng, total, 0.10 * few, FAMILY_STEP)
             steps += [family + _sparse_steps(rng, total, 0.04 * few, TYPE_STEP) for _ in kinds]
     programmes = [_sparse_steps(rng, total, 0.15, PROGRAMME_STEP) for _ in range(PROGRAMMES)]
-    return World(symbols, base, np.array(steps), np.array(programmes), table)
+    bias = {technology: rng.normal(0.0, TECHNOLOGY_STEP, total) for technology in TECHNOLOGIES}
+    return World(symbols, base, np.array(steps), np.array(programmes), bias, table)
 
 
 def _sparse_steps(rng: np.random.Generator, genes: int, share: float, step: float) -> np.ndarray:
@@ -205,7 +211,10 @@ def _draw(world: World, plan: Plan, rng: np.random.Generator) -> tuple[sp.csr_ma
     columns = rng.permutation(columns)  # files agree on no order of genes
     kinds = _type_of_each_cell(plan, rng)  # (N,)
 
+    dispersion, dropout = TECHNOLOGIES.get(plan.technology, (DISPERSION, 0.0))
     base = world.base[plan.species][columns] + rng.normal(0.0, DATASET_STEP, len(columns))
+    if plan.technology:
+        base += world.technologies[plan.technology][columns]
     steps = world.steps[:, columns] * rng.uniform(0.85, 1.15)
     depths = plan.depth * np.exp(rng.normal(0.0, 0.35, plan.cells))
     activity = rng.normal(0.0, 1.0, (plan.cells, PROGRAMMES))
@@ -216,11 +225,11 @@ def _draw(world: World, plan: Plan, rng: np.random.Generator) -> tuple[sp.csr_ma
         rate += base
         rate = np.exp(rate, dtype=np.float32, casting="same_kind")
         rate *= (depths[rows] / rate.sum(1))[:, None].astype(np.float32)  # expected counts (B, G)
-        if plan.dropout:
-            kept = rng.random(rate.shape, dtype=np.float32) >= plan.dropout * np.exp(-rate)
-        rate *= rng.standard_gamma(1 / DISPERSION, rate.shape, dtype=np.float32) * np.float32(DISPERSION)
+        if dropout:  # a gene that is hardly expressed is lost by chance
+            kept = rng.random(rate.shape, dtype=np.float32) >= dropout * np.exp(-rate)
+        rate *= rng.standard_gamma(1 / dispersion, rate.shape, dtype=np.float32) * np.float32(dispersion)
         block = rng.poisson(rate).astype(np.int32)
-        blocks.append(sp.csr_matrix(block * kept if plan.dropout else block))
+        blocks.append(sp.csr_matrix(block * kept if dropout else block))
     return sp.vstack(blocks, format="csr"), world.symbols[plan.species][columns], np.array(TYPES)[kinds]
 
 
@@ -250,7 +259,7 @@ def _write_corpus(folder: Path, world: World, plans: list[Plan], seed: int) -> l
         entries.append(entry)
     # The published table has an index first, and ends every line with a comma.
     header = ["", "mouse_lemur__gene_name", "human__gene_name", "mouse__gene_name", ""]
-    _write_csv(folder / ORTHOLOGS, header, ([i, *row, ""] for i, row in enumerate(world.table)))
+    _write_csv(folder / ORTHOLOG_FILE, header, ([i, *row, ""] for i, row in enumerate(world.table)))
     _write_csv(folder / "datasets.csv", list(entries[0]), (list(entry.values()) for entry in entries))
     return entries
 
@@ -261,7 +270,7 @@ def write_cellblast(
     """Write one dataset in the Cell BLAST .h5 layout; `columns` are the obs columns, each (N,) of str."""
     packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 
-    def write(part: Path) -> None:
+    with whole(path) as part:
         with h5py.File(part, "w") as file:
             file.create_dataset("exprs/data", data=counts.data, **packed)
             file.create_dataset("exprs/indices", data=counts.indices.astype(np.int32), **packed)
@@ -272,28 +281,12 @@ def write_cellblast(
             for name, values in columns.items():
                 file.create_dataset(f"obs/{name}", data=np.char.encode(np.array(values, dtype=str)), **packed)
 
-    _appear_whole(path, write)
-
 
 def _write_csv(path: Path, header: list[str], rows: Iterator[list]) -> None:
-    def write(part: Path) -> None:
-        with open(part, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(header)
-            writer.writerows(rows)
-
-    _appear_whole(path, write)
-
-
-def _appear_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make a .part beside `path`, then give it its name; whatever fails leaves nothing behind."""
-    part = path.with_name(path.name + ".part")
-    try:
-        write(part)
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with whole(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,11 +1,7 @@
-"""A run: its flags, seed, device, checkpoint file and result file; nothing else."""
+"""A run: its chance, device, checkpoint file and result files; nothing else."""
 
-import argparse
 import hashlib
 import random
-import shlex
-import sys
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,290 +11,17 @@ import numpy as np
 import pandas as pd
 import torch
 
+import data_loader as data
 from files import fingerprint, whole
 from model import Encoder
-from voice import heard
+from stages import score
+from voice import log
 
 ARMS = ("scPretrain", "Without pretraining")
-RECIPES = ("scpretrain2", "paper")  # the first is the default
 CHECKPOINT_FORMAT, CHECKPOINT_VERSION = "scpretrain-checkpoint", 1
-RESULT_COLUMNS = [
-    "dataset",
-    "arm",
-    "seed",
-    "n_train",
-    "n_test",
-    "accuracy",
-    "kappa",
-    "macro_f1",
-    "auprc",
-    "auroc",
-    "seconds",
-    "run",
-]
-CLUSTER_COLUMNS = ["dataset", "arm", "seed", "n_cells", "n_types", "ari", "nmi", "silhouette", "run"]
-DATA_FLAGS = ("data_dir", "datasets", "exclude", "species", "np_input", "ann_input", "base_url", "offline")
-VALUE_FLAGS = ("layer", "use_raw")
-KEPT_FLAGS = (  # in a command that the program proposes
-    *("data_dir", "datasets", "exclude", "species", "np_input", "ann_input", "base_url", "label_key", *VALUE_FLAGS),
-    *("cache_dir", "pretrained_model", "gene_list", "hid", "save_result", "figs", "format", "offline"),
-)
-CLASSIFIERS = ("svm", "rf", "lr", "knn")
-FORMATS = ("pdf", "png", "svg")
-BASE_URL = "https://cblast.gao-lab.org"
-
-
-# -- flags ----------------------------------------------------------------
-def names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def formats(text: str) -> list[str]:
-    found = names(text.lower())
-    if not found or set(found) - set(FORMATS):
-        raise argparse.ArgumentTypeError(f"{text!r}: name one or more of {', '.join(FORMATS)}, with commas between")
-    return found
-
-
-def build_parser(description: str) -> argparse.ArgumentParser:
-    """The flags of every command; those of the published code keep their names and defaults."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data_dir",
-        type=Path,
-        default=Path("dataset"),
-        metavar="DIR",
-        help="where the datasets are; its datasets.csv is the catalogue, without one every "
-        ".h5 and .h5ad in it (default: dataset)",
-    )
-    data.add_argument("--datasets", type=names, metavar="A,B", help="only these datasets")
-    data.add_argument("--exclude", type=names, default=[], metavar="A,B", help="leave these datasets out")
-    data.add_argument(
-        "--np_input",
-        type=Path,
-        metavar="DIR",
-        help="your own dataset instead of the catalogue: feature.npy, label.npy, gene_list.npy",
-    )
-    data.add_argument("--ann_input", type=Path, metavar="FILE", help="the same from an .h5ad file")
-    data.add_argument(
-        "--label_key", metavar="COLUMN", help="the column of cell types (default: cell_ontology_class, else cell_type)"
-    )
-    data.add_argument("--layer", metavar="NAME", help="take the values of this .h5ad layer instead of X")
-    data.add_argument("--use_raw", action="store_true", help="take the values of .raw of an .h5ad instead of X")
-    data.add_argument(
-        "--species",
-        choices=("human", "mouse"),
-        help="species of all datasets (default: the catalogue's, else told from the gene symbols' case)",
-    )
-    data.add_argument("--base_url", default=BASE_URL, help="site of the public datasets (default: %(default)s)")
-    data.add_argument("--offline", action="store_true", help="never touch the network")
-    data.add_argument(
-        "--cache_dir",
-        type=Path,
-        metavar="DIR",
-        help="where aligned matrices and pseudo-labels are kept (default: cache in the data folder; "
-        "deleting it is always safe)",
-    )
-
-    pre = parser.add_argument_group("pre-training")
-    pre.add_argument("--is_pretrain", action="store_true", help="pre-train (without it: fine-tune and test)")
-    pre.add_argument(
-        "--recipe",
-        choices=RECIPES,
-        help="scpretrain2: log-normalised genes, every dataset, few steps from a closed-form start; paper: as "
-        "published (default: scpretrain2; paper where a flag is given that only it has; in phase 2 the checkpoint's). "
-        "Testing goes by the checkpoint's recipe",
-    )
-    pre.add_argument("--kmeans", action="store_true", help="pseudo-labels by k-means (without it: Ward's tree)")
-    pre.add_argument(
-        "--pretrain_output",
-        action="store_true",
-        help="phase 2: cluster the output of --pretrained_model and train on from it",
-    )
-    pre.add_argument(
-        "--avg_cluster_num",
-        type=int,
-        default=100,
-        metavar="CELLS",
-        help="cells per cluster (default: 100); paper only, scpretrain2 makes 6, 12 and 25 clusters",
-    )
-    pre.add_argument(
-        "--pt_epoch",
-        type=int,
-        default=50,
-        help="at most so many epochs (default: 50; scpretrain2: 4, and 2 in phase 2)",
-    )
-    pre.add_argument("--batch_num", type=int, default=30, help="steps an epoch (default: 30)")
-    pre.add_argument("--pt_lr", type=float, default=1e-4, help="learning rate (default: 1e-4); paper only")
-    pre.add_argument(
-        "--pt_patience", type=int, default=5, help="epochs to wait for a lower loss (default: 5); paper only"
-    )
-    pre.add_argument("--hid", type=int, default=200, help="hidden units of the encoder (default: 200)")
-    pre.add_argument(
-        "--pca_pt", action="store_true", help="let the encoder see --pca_dim components of the corpus; paper only"
-    )
-    pre.add_argument("--resume", action="store_true", help="go on from the last epoch of an interrupted run")
-
-    fine = parser.add_argument_group(
-        "fine-tuning and testing",
-        "--ft_epoch, --ft_lr, --ft_batch_size, --patience and --pca_ft are of the network of a paper checkpoint",
-    )
-    fine.add_argument("--ft_epoch", type=int, default=500, help="at most so many epochs (default: 500)")
-    fine.add_argument("--ft_lr", type=float, default=0.002, help="learning rate (default: 0.002)")
-    fine.add_argument("--ft_batch_size", type=int, default=5000, help="cells a batch (default: 5000)")
-    fine.add_argument("--patience", type=int, default=30, help="epochs to wait for a better accuracy (default: 30)")
-    fine.add_argument("--per_train", type=float, default=0.6, help="share of cells to train on (default: 0.6)")
-    fine.add_argument("--per_val", type=float, default=0.1, help="share of cells to validate on (default: 0.1)")
-    fine.add_argument(
-        "--max_tr_num", type=int, default=1000, help="at most so many cells to train and to validate on (default: 1000)"
-    )
-    fine.add_argument("--pca_ft", action="store_true", help="let the classifier see --pca_dim components of the cells")
-    fine.add_argument("--pca_dim", type=int, default=500, help="number of components (default: 500)")
-    fine.add_argument("--fold1", type=int, default=1, help="repeats: fold1 x fold2 runs, each with its own seed")
-    fine.add_argument("--fold2", type=int, default=1, help="see --fold1")
-
-    off = parser.add_argument_group("classifiers off the shelf (rf_svm_lr.py)")
-    off.add_argument("--clf", choices=(*CLASSIFIERS, "all"), default="all", help="which of them (default: all)")
-    off.add_argument(
-        "--tuned",
-        action="store_true",
-        help="pick C, depth or k by cross-validation inside the training cells, instead of the published settings",
-    )
-
-    draw = parser.add_argument_group("pictures (clus.py, fig.py)")
-    draw.add_argument(
-        "--umap",
-        metavar="NAME",
-        help="dataset to draw, or none (default: Quake_10x_Kidney where it is there, else the largest labelled one)",
-    )
-    draw.add_argument("--figs", type=Path, default=Path("figs"), metavar="DIR", help="where they go (default: figs)")
-    draw.add_argument(
-        "--format", type=formats, default=["pdf", "png"], metavar="A,B", help="pdf, png, svg (default: pdf,png)"
-    )
-    draw.add_argument("--dpi", type=int, default=200, help="dots per inch of pixels (default: 200)")
-
-    run = parser.add_argument_group("run")
-    run.add_argument("--cuda", action="store_true", help="run on the GPU")
-    run.add_argument("--seed", type=int, default=0, help="every chance comes from it (default: 0)")
-    run.add_argument(
-        "--pretrained_model",
-        type=Path,
-        default=Path("pretrain/scPretrain.out"),
-        metavar="FILE",
-        help="checkpoint to start from (default: %(default)s)",
-    )
-    run.add_argument(
-        "--gene_list", type=Path, metavar="FILE", help="genes of a published bare checkpoint, one a line or a .npy"
-    )
-    run.add_argument(
-        "--save_model",
-        type=Path,
-        default=Path("pretrain/scPretrain.out"),
-        metavar="FILE",
-        help="checkpoint to write (default: %(default)s)",
-    )
-    run.add_argument(
-        "--save_result",
-        type=Path,
-        default=Path("results/result.out"),
-        metavar="FILE",
-        help="results in the published text format; the table lies beside it as .csv (default: %(default)s)",
-    )
-    run.add_argument("--mixed", action="store_true", help="accepted for the published command lines; has no effect")
-    run.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
-    return parser
-
-
-def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse values no run can work with, with the flag's name; exits with 2."""
-    for flag in (
-        "avg_cluster_num",
-        "pt_epoch",
-        "batch_num",
-        "pt_patience",
-        "hid",
-        "ft_epoch",
-        "ft_batch_size",
-        "patience",
-        "max_tr_num",
-        "pca_dim",
-        "fold1",
-        "fold2",
-        "dpi",
-    ):
-        if getattr(args, flag) < 1:
-            parser.error(f"--{flag} must be at least 1, not {getattr(args, flag)}")
-    for flag in ("pt_lr", "ft_lr"):
-        if not 0 < getattr(args, flag) < float("inf"):
-            parser.error(f"--{flag} must be above 0, not {getattr(args, flag)}")
-    if not 0 < args.per_train < 1 or not 0 <= args.per_val < 1 or args.per_train + args.per_val >= 1:
-        parser.error(f"--per_train {args.per_train} and --per_val {args.per_val} must leave cells for testing")
-    if args.save_result.suffix == ".csv":
-        parser.error(f"--save_result {args.save_result}: the table takes this name; name the text file otherwise")
-    if args.seed < 0:
-        parser.error(f"--seed must not be negative, it is {args.seed}")
-
-
-def run(
-    command: Callable[[argparse.Namespace], None],
-    parser: argparse.ArgumentParser,
-    argv: Sequence[str] | None,
-    check: Callable[[argparse.ArgumentParser, argparse.Namespace], None] | None = None,
-) -> int:
-    """Parse, run, and turn what a user can mend into one line and exit code 2; returns the exit code.
-
-    `check` takes the place of `check_flags` for a command with flags of its own.
-    """
-    args = parser.parse_args(argv)
-    args.given = given(parser, args, argv)
-    (check or check_flags)(parser, args)
-    try:
-        with heard():
-            command(args)
-    except (ValueError, OSError) as error:
-        if args.traceback:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "interrupted; what was finished is saved, the same command (with --resume when pre-training) goes on",
-            file=sys.stderr,
-        )
-        return 130
-    return 0
-
-
-def given(parser: argparse.ArgumentParser, args: argparse.Namespace, argv: Sequence[str] | None) -> set[str]:
-    """The names of the flags that stand on the command line, whatever their values."""
-    unset = object()
-    probe = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(vars(args), unset)))
-    return {name for name, value in vars(probe).items() if value is not unset}
-
-
-def flags(args: argparse.Namespace, wanted: Sequence[str]) -> dict[str, Any]:
-    """The values of some flags, to be handed on as keyword arguments."""
-    return {name: getattr(args, name) for name in wanted}
-
-
-def command_line(words: str, args: argparse.Namespace) -> str:
-    """What to type for `words` (script and flags) with the data, folders and files that this run was given."""
-    given = []
-    for name in KEPT_FLAGS:
-        value = getattr(args, name)
-        if name not in args.given or value is False:
-            continue
-        text = "" if value is True else ",".join(value) if isinstance(value, list) else str(value)
-        given += [f"--{name}", *([text] if text else [])]
-    return f"python {words} {shlex.join(given)}".rstrip()
-
-
-def checkpoint_of(args: argparse.Namespace) -> "Checkpoint":
-    """The checkpoint a command needs; where there is none, FileNotFoundError with the command that makes it."""
-    line = command_line("main.py --is_pretrain --kmeans", args).replace("--pretrained_model", "--save_model")
-    return load_checkpoint(args.pretrained_model, gene_list=args.gene_list, made_by=line)
+KEY_COLUMNS = ("dataset", "arm", "seed", "run")  # what a table of results must have to be one
+RESULT_COLUMNS = ["dataset", "arm", "seed", "n_train", "n_test", *score.METRICS, "seconds", "run"]
+CLUSTER_COLUMNS = ["dataset", "arm", "seed", "n_cells", "n_types", *score.CLUSTER_METRICS, "run"]
 
 
 # -- chance and device ----------------------------------------------------------------
@@ -314,6 +37,74 @@ def pick_device(cuda: bool) -> torch.device:
     if cuda and not torch.cuda.is_available():
         raise ValueError("--cuda: PyTorch sees no CUDA device here; leave --cuda out to run on the CPU")
     return torch.device("cuda" if cuda else "cpu")
+
+
+# -- data ----------------------------------------------------------------
+@dataclass(frozen=True)
+class Data:
+    """Which datasets a run takes and how they are read; a field is the flag of its name."""
+
+    data_dir: Path
+    datasets: list[str] | None
+    exclude: list[str]
+    species: str | None
+    np_input: Path | None
+    ann_input: Path | None
+    base_url: str
+    offline: bool
+    label_key: str | None
+    layer: str | None
+    use_raw: bool
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Which of a file's matrices is read."""
+        return {"layer": self.layer, "use_raw": self.use_raw}
+
+    def entries(self, labelled_because: str = "") -> list[data.Entry]:
+        """The datasets with their files; with a reason only the labelled ones. Raises ValueError where none is left."""
+        where = {name: getattr(self, name) for name in ("data_dir", "datasets", "exclude", "species")}
+        own = {"np_input": self.np_input, "ann_input": self.ann_input}
+        online = {"base_url": self.base_url, "offline": self.offline}
+        return data.wanted(**where, **own, **online, labelled_because=labelled_because)
+
+    def orthologs(self) -> dict[str, str]:
+        return data.orthologs(self.data_dir, offline=self.offline)
+
+    def prepare(self, entry: data.Entry, orthologs: dict[str, str], normalise: Callable | None) -> data.Prepared:
+        """One labelled dataset, ready for its splits."""
+        return data.prepare(entry, orthologs, label_key=self.label_key, normalise=normalise, **self.values)
+
+    def identity(self, entry: data.Entry, orthologs_hash: str) -> str:
+        """A hash of all that the cells, genes and labels of a dataset depend on."""
+        names = None if entry.species == "mouse" else orthologs_hash  # mouse genes need no ortholog table
+        how = self.label_key, self.layer, self.use_raw, self.species
+        return fingerprint(how, entry.species, names, data.stamp_of(entry.path))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Which cells are trained on and how often; a field is the flag of its name."""
+
+    per_train: float
+    per_val: float
+    max_tr_num: int
+    fold1: int
+    fold2: int
+    seed: int
+
+    @property
+    def seeds(self) -> list[int]:
+        """One for each repeat."""
+        return [self.seed + repeat for repeat in range(self.fold1 * self.fold2)]
+
+    def settings(self) -> dict[str, float]:
+        """What a result depends on, beside its seed."""
+        return {"per_train": self.per_train, "per_val": self.per_val, "max_tr_num": self.max_tr_num}
+
+    def of(self, dataset: data.Prepared, seed: int) -> data.Split:
+        """The cells of one repeat; says which types have too few."""
+        return data.split_of(dataset, seed, self.per_train, self.per_val, self.max_tr_num)
 
 
 # -- checkpoint ----------------------------------------------------------------
@@ -460,7 +251,8 @@ def load_state(path: Path, identity: str) -> dict[str, Any] | None:
 def read_results(path: Path, columns: Sequence[str] = RESULT_COLUMNS) -> pd.DataFrame:
     """A table of results, one row a (dataset, arm, seed); empty where there is no file yet.
 
-    `columns` are those of result.csv and CLF.csv, or CLUSTER_COLUMNS. Raises ValueError where it is something else.
+    `columns` are those of result.csv and CLF.csv, or CLUSTER_COLUMNS; a number that an older file lacks is NaN.
+    Raises ValueError where it is something else.
     """
     if not Path(path).exists():
         return pd.DataFrame(columns=list(columns))
@@ -468,8 +260,12 @@ def read_results(path: Path, columns: Sequence[str] = RESULT_COLUMNS) -> pd.Data
         table = pd.read_csv(path, dtype={"dataset": str, "arm": str, "run": str}, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a table of results ({error}); move it away") from error
-    if missing := set(columns) - set(table.columns):
+    if missing := set(KEY_COLUMNS) - set(table.columns):
         raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}; move it away")
+    table = table.reindex(columns=[*columns, *(name for name in table.columns if name not in columns)])
+    for name in table.columns.difference(KEY_COLUMNS):
+        if table[name].dtype == object:  # an empty field among numbers
+            table[name] = pd.to_numeric(table[name], errors="coerce")
     return table
 
 
@@ -493,23 +289,52 @@ def clustering_results(save_result: Path) -> Path:
     return save_result.with_name("clus.csv")
 
 
-def results_of(
-    path: Path, wanted: dict[tuple[str, str, int], str], columns: Sequence[str] = RESULT_COLUMNS
-) -> pd.DataFrame:
-    """The rows of these runs: `wanted` says for (dataset, arm, seed) the hash of all that its result depends on."""
-    table = read_results(path, columns)
-    return table[[wanted.get((row.dataset, row.arm, row.seed)) == row.run for row in table.itertuples()]]
+@dataclass(frozen=True)
+class ResultTable:
+    """One file of results and the runs that this command wants in it."""
+
+    path: Path
+    wanted: dict[tuple[str, str, int], str]  # (dataset, arm, seed): the hash of all that its result depends on
+    columns: Sequence[str] = tuple(RESULT_COLUMNS)
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        entries: Sequence[data.Entry],
+        seeds: Sequence[int],
+        identity: Callable[[data.Entry, str], str],
+        columns: Sequence[str] = tuple(RESULT_COLUMNS),
+    ) -> "ResultTable":
+        """The runs of both arms of these datasets; `identity` hashes what those of a (dataset, arm) depend on."""
+        runs = {(entry.name, arm): identity(entry, arm) for entry in entries for arm in ARMS}
+        return cls(path, {(*which, seed): run for which, run in runs.items() for seed in seeds}, columns)
+
+    def rows(self) -> pd.DataFrame:
+        """The rows of the wanted runs; those made otherwise are not among them."""
+        table = read_results(self.path, self.columns)
+        return table[[self.wanted.get((row.dataset, row.arm, row.seed)) == row.run for row in table.itertuples()]]
+
+    def todo(self) -> list[tuple[str, str, int]]:
+        """The runs that the file does not hold as these very runs; says how many are kept."""
+        done = {(row.dataset, row.arm, row.seed) for row in self.rows().itertuples()}
+        if done:
+            log.info(f"{len(done)} of {len(self.wanted)} runs are in {self.path} already and are kept")
+        return [which for which in self.wanted if which not in done]
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Add the row of one wanted run."""
+        run = self.wanted[row["dataset"], row["arm"], row["seed"]]
+        write_result(self.path, row | {"run": run}, self.columns)
 
 
-def unfinished(
-    path: Path, wanted: dict[tuple[str, str, int], str], columns: Sequence[str] = RESULT_COLUMNS
-) -> dict[tuple[str, str, int], str]:
-    """The runs of `wanted` that the table does not hold as these very runs; says how many are kept."""
-    there = results_of(path, wanted, columns)
-    done = {(row.dataset, row.arm, row.seed) for row in there.itertuples()}
-    if done:
-        print(f"{len(done)} of {len(wanted)} runs are in {path} already and are kept")
-    return {which: run for which, run in wanted.items() if which not in done}
+def unfinished(tables: dict[str, ResultTable]) -> dict[str, dict[int, list[tuple[str, str]]]]:
+    """What is left to do: for each dataset its seeds, for each seed the (key of `tables`, arm), in the order wanted."""
+    left: dict[str, dict[int, list[tuple[str, str]]]] = {}
+    for kind, table in tables.items():
+        for name, arm, seed in table.todo():
+            left.setdefault(name, {}).setdefault(seed, []).append((kind, arm))
+    return {name: {seed: of[seed] for seed in sorted(of)} for name, of in left.items()}
 
 
 def save_figure(figure: Any, stem: Path, kinds: Sequence[str], dpi: int) -> list[Path]:
@@ -519,6 +344,18 @@ def save_figure(figure: Any, stem: Path, kinds: Sequence[str], dpi: int) -> list
         with whole(path) as part:
             figure.savefig(part, format=kind, dpi=dpi)
     return paths
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where figures go and in which formats; a field is the flag of its name."""
+
+    figs: Path
+    format: list[str]
+    dpi: int
+
+    def save(self, figure: Any, name: str) -> list[Path]:
+        return save_figure(figure, self.figs / name, self.format, self.dpi)
 
 
 def write_published(path: Path, table: pd.DataFrame) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 log = logging.getLogger("scpretrain")
+RESULT = 25  # level of what a run came to, its table and files: --quiet leaves them
 EVERY = 30.0  # seconds between two lines about progress where there is no terminal
 
 

@@ -9,20 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from scipy.sparse import csr_matrix
 
+import recipes
 import utils
 from annotation import given_labels, marker_labels
 from annotation import labeller as learn
 from annotation.given_labels import Given
 from annotation.labeller import Embedder, Labeller
 from annotation.marker_labels import Markers
-from model import Encoder
 from reading import align
 from reading import source as q
 from reading.source import Source
-from stages import cluster, directions, reduce
 from voice import log
 
 UNKNOWN = "Unknown"
@@ -308,22 +305,8 @@ def pretrain_here(sources: Sequence[Source], genes: list[str], seed: int) -> uti
         )
     cells = sum(matrix.shape[0] for matrix in matrices)
     log.info(f"no checkpoint named: pre-training an encoder on {cells:,} cells x {len(genes):,} genes (up to a minute)")
-    encoder = pretrain_on_the_spot(matrices, genes, seed)
+    encoder = recipes.closed_form(matrices, genes, seed)
     log.info(f"pre-trained in {time.perf_counter() - begin:.1f} s")
     return utils.Checkpoint(
         encoder, genes, recipe="scpretrain2, on the spot", datasets=[source.name for source in sources]
     )
-
-
-def pretrain_on_the_spot(matrices: Sequence[csr_matrix], genes: list[str], seed: int, hidden: int = 200) -> Encoder:
-    """The scpretrain2 encoder of cells (N, G) csr, log1p of 10,000 counts, one matrix a dataset: its closed form."""
-    labels = []
-    for matrix in matrices:
-        points = reduce.project(matrix, *reduce.components(matrix, 50, seed=seed))  # (N, 50)
-        labels.append(cluster.pseudo_labels(points, cluster.few_sizes(len(points)), seed=seed, spread=True))
-    found, scale, _ = directions.start(matrices, [np.ones(len(genes), bool)] * len(matrices), labels, hidden)
-    encoder = Encoder(len(genes), int(np.flatnonzero(np.abs(found).sum(axis=1)).max(initial=0)) + 1)
-    with torch.no_grad():
-        encoder.linear.weight.copy_(torch.from_numpy(found[: encoder.hidden] / scale))
-        encoder.linear.bias.zero_()
-    return encoder

@@ -41,6 +41,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 import data_loader as data
+import flags
 import main as command
 import utils
 from benchmarks.others import OTHERS, are_counts, celltypist, missing, scanvi, scvi
@@ -107,10 +108,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data_dir", type=Path, required=True, help="datasets.csv and the files it lists")
     parser.add_argument("--out", type=Path, default=Path("results/few_labels"), help="default: %(default)s")
     parser.add_argument("--cache_dir", type=Path, help="for aligned matrices (default: cache in OUT)")
-    parser.add_argument("--datasets", type=utils.names, metavar="A,B", help="test on these only")
+    parser.add_argument("--datasets", type=flags.names, metavar="A,B", help="test on these only")
     parser.add_argument("--methods", metavar="A;B", help=f"some of: {'; '.join(METHODS)}")
     parser.add_argument(
-        "--budgets", type=utils.names, default=list(BUDGETS), help="some of 5,20,published,all (default: these four)"
+        "--budgets", type=flags.names, default=list(BUDGETS), help="some of 5,20,published,all (default: these four)"
     )
     parser.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
     parser.add_argument(
@@ -123,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="under 3 minutes: small datasets, one seed")
     parser.add_argument("--report", action="store_true", help="only the table and the figure")
-    return utils.run(measure, parser, argv, check)
+    return flags.run(measure, parser, argv, check)
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

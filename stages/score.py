@@ -16,7 +16,14 @@ from sklearn.metrics import (
 )
 
 TIE = 5e-4  # a smaller difference of two arms is none
-METRICS = ("accuracy", "kappa", "macro_f1", "auprc", "auroc")
+METRICS = {  # of a test set: the column of the result tables and what it is called
+    "accuracy": "accuracy",
+    "kappa": "Cohen's kappa",
+    "macro_f1": "macro F1",
+    "auprc": "AUPRC",
+    "auroc": "AUROC",
+}
+CLUSTER_METRICS = {"ari": "adjusted Rand index", "nmi": "normalized mutual information", "silhouette": "silhouette"}
 
 
 def scores(labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
@@ -67,6 +74,8 @@ class Comparison:
 def compare(first: np.ndarray, second: np.ndarray, *, tie: float = TIE) -> Comparison:
     """Compare two arms dataset by dataset, (D,) against (D,); a difference below `tie` is a tie."""
     first, second = np.asarray(first, float), np.asarray(second, float)
+    if not len(first):
+        return Comparison(float("nan"), float("nan"), 0, 0, 0, 1.0)
     difference = first - second
     tied = np.abs(difference) < tie
     p = 1.0 if np.allclose(difference, 0) else float(wilcoxon(difference, zero_method="wilcox").pvalue)
@@ -94,10 +103,12 @@ def table(results: pd.DataFrame, arms: Sequence[str], metrics: Sequence[str]) ->
     """Mean per arm over datasets, datasets won / tied / lost, Wilcoxon p; a dataset's repeats count as one."""
     first, second = arms
     lines = [f"{'':<22}{first:>12}{second:>22}{'won/tied/lost':>16}{'p':>10}"]
+    datasets = 0
     for metric in metrics:
         means = paired(results, arms, metric)["mean"]
         both = compare(means[first].to_numpy(), means[second].to_numpy())
+        datasets = max(datasets, len(means))
         counts = f"{both.won}/{both.tied}/{both.lost}"
         lines.append(f"{metric:<22}{both.first:>12.4f}{both.second:>22.4f}{counts:>16}{both.p:>10.3g}")
-    lines[0] = f"{len(means)} datasets".ljust(22) + lines[0][22:]
+    lines[0] = f"{datasets} datasets".ljust(22) + lines[0][22:]
     return "\n" + "\n".join(lines) + "\n"

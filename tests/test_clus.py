@@ -16,10 +16,10 @@ def command(run, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(clus.reduce, "umap", lambda points, seed: points[:, :2])
     monkeypatch.setattr(clus, "SEEDS", 3)
 
-    def command(*flags):
+    def command(*words):
         places = ["--data_dir", corpus, "--pretrained_model", tmp_path / "model.out"]
         places += ["--save_result", tmp_path / "result.out", "--figs", tmp_path / "figs"]
-        return clus.main([str(flag) for flag in [*QUICK, *places, *flags]])
+        return clus.main([str(flag) for flag in [*QUICK, *places, *words]])
 
     return command
 

@@ -34,9 +34,7 @@ def draw(folder, *flags):
 
 
 def panels_of(folder):
-    args = utils.build_parser("").parse_args(["--save_result", str(folder / "result.out")])
-    args.given = {"save_result"}
-    return {panel.name: panel for panel in fig.collect(args)[0]}
+    return {panel.name: panel for panel in fig.collect(folder / "result.out", str)[0]}
 
 
 def test_every_panel_and_the_page_are_files_and_what_is_missing_is_named(results, capsys):

@@ -116,8 +116,10 @@ def test_phase_1_clusters_raw_counts_phase_2_encoder_outputs_of_log1p_and_both_t
     run, corpus, tmp_path, monkeypatch
 ):
     points, batches = [], []
-    cluster, pretrain = main.cluster.pseudo_labels, train.pretrain
-    monkeypatch.setattr(main.cluster, "pseudo_labels", lambda at, *a, **k: points.append(at) or cluster(at, *a, **k))
+    cluster, pretrain = main.recipes.cluster.pseudo_labels, train.pretrain
+    monkeypatch.setattr(
+        main.recipes.cluster, "pseudo_labels", lambda at, *a, **k: points.append(at) or cluster(at, *a, **k)
+    )
     monkeypatch.setattr(
         train, "pretrain", lambda model, tasks, *a, **k: batches.extend(tasks) or pretrain(model, tasks, *a, **k)
     )
@@ -280,7 +282,7 @@ def test_a_second_pre_training_reads_the_cache_and_deleting_it_is_safe(run, corp
     first = weights(tmp_path / "model.out")
     with monkeypatch.context() as patch:
         patch.setattr(data, "load", full)  # nobody reads a dataset again, nobody clusters again
-        patch.setattr(main.cluster, "pseudo_labels", full)
+        patch.setattr(main.recipes.cluster, "pseudo_labels", full)
         assert run("--is_pretrain", "--kmeans") == 0
     shutil.rmtree(corpus / "cache")
     assert run("--is_pretrain", "--kmeans") == 0
@@ -290,8 +292,8 @@ def test_a_second_pre_training_reads_the_cache_and_deleting_it_is_safe(run, corp
 @pytest.mark.parametrize("flags", [["--seed", 1], ["--avg_cluster_num", 8], ["--kmeans"]])
 def test_pseudo_labels_made_otherwise_are_made_again(run, monkeypatch, flags):
     assert run("--is_pretrain") == 0
-    calls, cluster = [], main.cluster.pseudo_labels
-    monkeypatch.setattr(main.cluster, "pseudo_labels", lambda *a, **k: calls.append(1) or cluster(*a, **k))
+    calls, cluster = [], main.recipes.cluster.pseudo_labels
+    monkeypatch.setattr(main.recipes.cluster, "pseudo_labels", lambda *a, **k: calls.append(1) or cluster(*a, **k))
     assert run("--is_pretrain", *flags) == 0
     assert len(calls) == 3
 
@@ -377,8 +379,8 @@ def test_repeats_are_runs_with_their_own_seeds(pretrained, arms, tmp_path):
 def test_an_interrupted_run_goes_on_where_it_stopped(pretrained, arms, tmp_path, monkeypatch):
     write, count = utils.write_result, []
 
-    def killed(path, row):
-        write(path, row)
+    def killed(path, *row):
+        write(path, *row)
         count.append(1)
         if len(count) == 3:
             raise KeyboardInterrupt
@@ -566,8 +568,8 @@ def test_only_unlabelled_datasets_leave_nothing_to_do(run, capsys):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 @pytest.mark.parametrize("flags", [[], ["--is_pretrain"]])
-def test_cuda_without_a_device_is_one_line(run, capsys, flags):
-    refused(capsys, run("--cuda", *flags), "--cuda.*no CUDA device.*leave --cuda out")
+def test_cuda_without_a_device_is_one_line(pretrained, capsys, flags):
+    refused(capsys, pretrained("--cuda", *flags), "--cuda.*no CUDA device.*leave --cuda out")
 
 
 def test_without_the_ortholog_table_a_warning_counts_the_unmatched(run, corpus, tmp_path, capsys):

@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.svm import LinearSVC
 
 import data_loader as data
+import flags
 import rf_svm_lr
 import utils
 from stages import off_the_shelf, score
@@ -29,16 +30,16 @@ def command(run, corpus, tmp_path):
     """Run rf_svm_lr.py on the corpus with a checkpoint of phase 1; returns the exit code."""
     assert run("--is_pretrain", "--kmeans") == 0
 
-    def command(*flags):
+    def command(*words):
         places = ["--data_dir", corpus, "--pretrained_model", tmp_path / "model.out"]
         places += ["--save_result", tmp_path / "result.out"]
-        return rf_svm_lr.main([str(flag) for flag in [*QUICK, *places, *flags]])
+        return rf_svm_lr.main([str(flag) for flag in [*QUICK, *places, *words]])
 
     return command
 
 
 # -- one classifier ----------------------------------------------------------------
-@pytest.mark.parametrize("kind", utils.CLASSIFIERS)
+@pytest.mark.parametrize("kind", flags.CLASSIFIERS)
 def test_outputs_have_a_column_a_type_and_their_largest_is_the_prediction(kind):
     points, labels = cloud((30, 20, 10))
     fitted = off_the_shelf.fit(kind, points, labels)
@@ -57,7 +58,7 @@ def test_two_types_have_two_columns_of_decision_values():
     assert score.scores(labels, outputs)["auroc"] == pytest.approx(roc_auc_score(labels, slow))
 
 
-@pytest.mark.parametrize("kind", utils.CLASSIFIERS)
+@pytest.mark.parametrize("kind", flags.CLASSIFIERS)
 def test_a_type_without_training_cells_gets_a_column_that_never_wins(kind):
     points, labels = cloud((20, 20, 20))
     seen = labels != 1
@@ -89,7 +90,7 @@ def test_logistic_regression_has_the_published_settings():
     assert (forest.n_estimators, forest.max_depth) == (10, 5)
 
 
-@pytest.mark.parametrize("kind", utils.CLASSIFIERS)
+@pytest.mark.parametrize("kind", flags.CLASSIFIERS)
 @pytest.mark.parametrize("sizes", [(1, 1), (1, 30), (1, 1, 1, 25), (2, 40), (5,)])
 @pytest.mark.parametrize("tuned", [False, True])
 def test_types_of_one_training_cell_stop_nothing_and_warn_nobody(kind, sizes, tuned):
@@ -128,7 +129,7 @@ def test_tuning_takes_the_value_that_left_out_cells_like_best():
 def test_every_classifier_is_tested_with_the_columns_of_result_csv(command, tmp_path, capsys):
     assert command("--fold1", 2) == 0
     out = capsys.readouterr().out
-    for kind in utils.CLASSIFIERS:
+    for kind in flags.CLASSIFIERS:
         table = utils.read_results(tmp_path / f"{kind}.csv")
         assert list(table.columns) == utils.RESULT_COLUMNS
         assert sorted(zip(table.dataset, table.arm, table.seed, strict=True)) == sorted(

@@ -39,7 +39,7 @@ def test_every_file_has_the_published_layout(quick):
         counts, genes, cells, obs = read(folder / f"{entry['name']}.h5")
         counts.check_format(full_check=True)
         assert counts.shape == (len(cells), len(genes))
-        assert 150 <= len(cells) <= 400
+        assert 120 <= len(cells) <= 400
         assert counts.data.min() >= 1 and np.issubdtype(counts.dtype, np.integer)
         assert len(set(genes)) == len(genes) and len(set(cells)) == len(cells)
         assert ("cell_ontology_class" in obs) == (entry["labelled"] == "yes")
@@ -64,8 +64,8 @@ def test_symbols_are_spelt_as_their_species_spells_them(quick):
 
 def test_the_ortholog_table_joins_genes_that_case_alone_does_not(quick):
     folder, entries = quick
-    table = rows_of(folder / simulate.ORTHOLOGS)
-    header = (folder / simulate.ORTHOLOGS).read_text().splitlines()[0]
+    table = rows_of(folder / simulate.ORTHOLOG_FILE)
+    header = (folder / simulate.ORTHOLOG_FILE).read_text().splitlines()[0]
     assert header == ",mouse_lemur__gene_name,human__gene_name,mouse__gene_name,"
     pairs = {row["human__gene_name"]: row["mouse__gene_name"].upper() for row in table}
     assert len(set(pairs.values())) == len(pairs) == len(table)  # one to one
@@ -101,7 +101,7 @@ def test_the_labels_are_the_truth(quick):
 def test_a_type_is_nearer_to_itself_than_to_others(quick):
     """Nearest centroid on half of the cells beats chance by far and is not perfect."""
     folder, _ = quick
-    counts, _, _, obs = read(folder / "Sim_human_pancreas.h5")
+    counts, _, _, obs = read(folder / "Sim_mouse_pancreas.h5")
     x = np.log1p(counts.toarray() / counts.sum(1).reshape(-1, 1) * 1e4)
     x = np.asarray(x) / np.linalg.norm(x, axis=1, keepdims=True)
     kinds, labels = np.unique(obs["simulated_type"], return_inverse=True)
@@ -126,7 +126,7 @@ def test_the_default_corpus_has_ten_datasets_of_the_promised_size(tmp_path):
     assert len(entries) == 10
     for entry in entries:
         counts = read(tmp_path / f"{entry['name']}.h5")[0]
-        assert 300 <= counts.shape[0] <= 1500 and 2000 <= counts.shape[1] <= 3000
+        assert 120 <= counts.shape[0] <= 1500 and 2000 <= counts.shape[1] <= 3000
 
 
 def test_the_large_corpus_keeps_its_totals_and_density(tmp_path):
@@ -134,7 +134,7 @@ def test_the_large_corpus_keeps_its_totals_and_density(tmp_path):
     read_in = [read(tmp_path / f"{entry['name']}.h5") for entry in entries]
     assert sum(counts.shape[0] for counts, *_ in read_in) == 400
     assert [entry["species"] for entry in entries] == ["human", "mouse", "human", "mouse"]
-    pairs = {r["human__gene_name"]: r["mouse__gene_name"].upper() for r in rows_of(tmp_path / simulate.ORTHOLOGS)}
+    pairs = {r["human__gene_name"]: r["mouse__gene_name"].upper() for r in rows_of(tmp_path / simulate.ORTHOLOG_FILE)}
     human, mouse = ({pairs.get(g.upper(), g.upper()) for g in read_in[i][1]} for i in (0, 1))
     assert len(human & mouse) == 3000
     assert all(0.08 < counts.nnz / np.prod(counts.shape) < 0.17 for counts, *_ in read_in)
@@ -166,3 +166,29 @@ def test_a_folder_that_cannot_be_made_is_one_line_and_exit_code_2(tmp_path, caps
         simulate.main([str(tmp_path / "file" / "folder"), "--quick"])
     assert exit.value.code == 2
     assert "cannot write the corpus" in capsys.readouterr().err
+
+
+def test_one_tissue_comes_by_two_technologies_and_one_set_is_small_and_one_shallow(quick):
+    folder, entries = quick
+    plans = {plan.name: plan for plan in simulate.CORPUS}
+    blood = {plans[entry["name"]].technology for entry in entries if plans[entry["name"]].organ == "Blood"}
+    assert len(blood) == 2
+    counts = [read(folder / f"{entry['name']}.h5")[0] for entry in entries]
+    depths = [np.median(np.asarray(one.sum(axis=1))) for one in counts]
+    assert min(one.shape[0] for one in counts) < 0.7 * np.median([one.shape[0] for one in counts])
+    assert min(depths) < 0.7 * np.median(depths)
+
+
+def test_a_technology_shifts_the_same_genes_in_every_dataset():
+    world = simulate.make_world(400, 10, np.random.default_rng(0))
+    shifts = []
+    for technology in ("10x", "Smart-seq2"):
+        of_one = []
+        for seed in (1, 2):
+            plan = simulate.Plan("x", "mouse", True, "Blood", simulate.BLOOD, 300, 3000, 1.0, technology, 1.1)
+            counts, genes, _ = simulate._draw(world, plan, np.random.default_rng(seed))
+            mean = np.log1p(np.asarray(counts.mean(axis=0)).ravel())
+            of_one.append(mean[np.argsort(genes)])
+        shifts.append(of_one)
+    same = np.corrcoef(shifts[0][0], shifts[0][1])[0, 1]
+    assert same > np.corrcoef(shifts[0][0], shifts[1][1])[0, 1]

@@ -1,4 +1,4 @@
-"""Flags, checkpoints and results: run with `python -m pytest tests/test_utils.py`."""
+"""Checkpoints and results: run with `python -m pytest tests/test_utils.py`."""
 
 import errno
 import os
@@ -12,6 +12,7 @@ from conftest import SHARED
 
 import utils
 from model import Encoder
+from stages import score
 from utils import Checkpoint, load_checkpoint, save_checkpoint
 
 
@@ -25,57 +26,6 @@ def checkpoint():
 
 def full(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-# -- flags
-
-PUBLISHED = {
-    "mixed": False, "is_pretrain": False, "pt_epoch": 50, "ft_epoch": 500, "cuda": False, "avg_cluster_num": 100,
-    "batch_num": 30, "pt_lr": 1e-4, "ft_lr": 0.002, "hid": 200, "ft_batch_size": 5000, "per_train": 0.6,
-    "per_val": 0.1, "patience": 30, "pt_patience": 5, "max_tr_num": 1000, "kmeans": False, "pretrain_output": False,
-    "pca_ft": False, "pca_dim": 500, "pca_pt": False, "pretrained_model": Path("pretrain/scPretrain.out"),
-    "save_model": Path("pretrain/scPretrain.out"), "save_result": Path("results/result.out"), "fold1": 1, "fold2": 1,
-    "np_input": None, "ann_input": None, "seed": 0,
-}  # fmt: skip
-
-
-def test_the_flags_have_their_published_defaults():
-    args = vars(utils.build_parser("").parse_args([]))
-    assert {name: args[name] for name in PUBLISHED} == PUBLISHED
-
-
-@pytest.mark.parametrize(
-    "flags",
-    ["--pt_epoch 0", "--hid -1", "--pt_lr 0", "--ft_lr nan", "--per_train 1", "--per_train 0.9 --per_val 0.1",
-     "--per_val -0.1", "--seed -1", "--fold1 0", "--avg_cluster_num 0", "--pca_dim 0", "--save_result results/a.csv"],
-)  # fmt: skip
-def test_a_value_no_run_can_work_with_is_refused_with_the_flags_name(flags, capsys):
-    with pytest.raises(SystemExit) as stop:
-        utils.run(lambda args: None, utils.build_parser(""), flags.split())
-    assert stop.value.code == 2 and flags.split()[0] in capsys.readouterr().err
-
-
-def test_what_a_user_can_mend_is_a_line_and_exit_2_and_the_traceback_comes_on_request(capsys):
-    def command(args):
-        raise ValueError("Baron (a.h5): mend it")
-
-    assert utils.run(command, utils.build_parser(""), []) == 2
-    assert capsys.readouterr().err == "error: Baron (a.h5): mend it\n"
-    assert utils.run(command, utils.build_parser(""), ["--traceback"]) == 2
-    assert "Traceback" in capsys.readouterr().err
-
-
-def test_a_bug_of_ours_is_not_hidden():
-    with pytest.raises(KeyError):
-        utils.run(lambda args: {}["x"], utils.build_parser(""), [])
-
-
-def test_ctrl_c_is_exit_130_and_says_how_to_go_on(capsys):
-    def command(args):
-        raise KeyboardInterrupt
-
-    assert utils.run(command, utils.build_parser(""), []) == 130
-    assert "--resume" in capsys.readouterr().err
 
 
 def test_a_seed_fixes_every_library():
@@ -284,6 +234,17 @@ def test_a_row_takes_the_place_of_the_older_one_of_its_dataset_arm_and_seed(tmp_
         ("a", 1, 0.5),
         ("b", 0, 0.5),
     ]
+
+
+def test_a_table_that_lacks_a_newer_column_is_read_with_nan_and_written_on(tmp_path):
+    path = tmp_path / "result.csv"
+    pd.DataFrame([row("a"), row("b")]).drop(columns="macro_f1").to_csv(path, index=False)
+    old = utils.read_results(path)
+    assert list(old.columns) == utils.RESULT_COLUMNS and old["macro_f1"].isna().all() and (old["kappa"] == 0.25).all()
+    utils.write_result(path, row("c"))
+    back = utils.read_results(path)
+    assert list(back["macro_f1"].isna()) == [True, True, False] and back["macro_f1"].dtype == float
+    assert "nan" in score.table(old, utils.ARMS, score.METRICS)
 
 
 @pytest.mark.parametrize("content", ["", "a,b\n1,2\n", 'x,"y\n', "\xff\xfe"])
