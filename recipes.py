@@ -280,6 +280,11 @@ def method_of(recipe: Recipe) -> str:
     return "kmeans" if recipe.kmeans else "agglomerative"
 
 
+def sees_raw_counts(name: str) -> bool:
+    """Whether an encoder of this recipe is handed log1p of counts as they are, not of 10,000 a cell."""
+    return name == Paper.name
+
+
 def closed_form(matrices: Sequence[csr_matrix], genes: list[str], seed: int, hidden: int = 200) -> Encoder:
     """The encoder that scpretrain2 starts from, without a step of training: at most `hidden` units.
 

@@ -111,7 +111,7 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
         genes=checkpoint.genes,
         weight=linear.weight.detach().cpu().numpy().T.copy(),
         bias=linear.bias.detach().cpu().numpy(),
-        plain=checkpoint.recipe == "paper",
+        plain=recipes.sees_raw_counts(checkpoint.recipe),
     )
     labels = labels or by_markers(cells, embedder, wishes)
     begin = time.perf_counter()

@@ -23,7 +23,13 @@ METRICS = {  # of a test set: the column of the result tables and what it is cal
     "auprc": "AUPRC",
     "auroc": "AUROC",
 }
-CLUSTER_METRICS = {"ari": "adjusted Rand index", "nmi": "normalized mutual information", "silhouette": "silhouette"}
+CLUSTER_METRICS = {
+    "ari": "adjusted Rand index",
+    "nmi": "normalized mutual information",
+    "silhouette": "silhouette",
+    "leiden": "adjusted Rand index of Leiden at resolution 1",
+    "leiden_best": "adjusted Rand index of Leiden at its best resolution",
+}
 
 
 def scores(labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
