@@ -29,26 +29,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
-import numpy as np
-
-import data_loader as data
 import flags
-import utils
-from annotation import given_labels, groups, marker_labels, report, write_h5ad
-from annotation.outcome import SLOW, Found, label, progress
-from annotation.page import Naming, about, page_of, probabilities_of, table_of, tell
-from annotation.work import Wishes, learn_from
-from files import whole, writable
-from reading import normalize
-from reading import source as q
-from reading.cells import format_of
-from reading.source import Source
-from voice import heard, log
+from annotation.wishes import GROUPS, Wishes
 
-if TYPE_CHECKING:
-    from anndata import AnnData
-
+VALUES = (  # what the numbers may be: the names of reading.normalize, which takes long to import
+    *("counts", "cp10k", "cpm", "tpm", "log1p", "log1p_cpm", "log1p_counts"),
+    *("log2", "log2_cp10k", "log2_cpm", "log2_tpm10", "log2_counts", "log10"),
+)
 PREFIX = "scpretrain"
 BESIDE = {  # what lies beside the .h5ad
     "table": ".csv",
@@ -61,14 +48,9 @@ LARGE = 500_000_000  # bytes: a longer copy says so
 KEPT = ("data_dir", "species", "values", "layer", "pretrained_model", "gene_list", "seed", "force", "offline")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else list(argv)
-    return flags.run(lambda args: command(args, argv), build_parser(), argv, check=check_flags)
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> flags.Parser:
     """The flags of this command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.Parser(__doc__)
     cells = parser.add_argument_group("cells")
     cells.add_argument("--query", type=Path, required=True, metavar="FILE", help="the cells to label")
     cells.add_argument(
@@ -90,8 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="labels that mean a cell has none, such as Unknown; empty and NaN always do",
     )  # fmt: skip
     cells.add_argument(
-        "--explore", type=int, nargs="?", const=groups.USUAL, default=0, metavar="N",
-        help=f"no labels yet: about N groups of cells (default: {groups.USUAL}), and a page to name them on",
+        "--explore", type=flags.natural, nargs="?", const=GROUPS, default=0, metavar="N",
+        help=f"no labels yet: about N groups of cells (default: {GROUPS}), and a page to name them on",
     )  # fmt: skip
     cells.add_argument(
         "--labels", type=Path, metavar="FILE",
@@ -105,9 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     cells.add_argument("--embed_only", action="store_true", help="no labels, only the embedding")
     cells.add_argument("--species", choices=("human", "mouse"), help="of the query (default: told from its gene names)")
     cells.add_argument("--reference_species", choices=("human", "mouse"), help="of the references (default: likewise)")
-    cells.add_argument(
-        "--values", choices=list(normalize.NAMED), help="what the query's numbers are (default: found out)"
-    )
+    cells.add_argument("--values", choices=VALUES, help="what the query's numbers are (default: found out)")
     cells.add_argument(
         "--layer", metavar="NAME", help="the query's matrix to use: X, raw or a layer (default: found out)"
     )
@@ -131,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--consensus", action=argparse.BooleanOptionalAction, default=True, help="let small clusters vote (default: on)"
     )
     how.add_argument(
-        "--suggest", type=int, default=0, metavar="N", help="list the N cells whose labels would help most"
+        "--suggest", type=flags.natural, default=0, metavar="N", help="list the N cells whose labels would help most"
     )
     how.add_argument(
         "--probabilities", action="store_true", help="write the probability of every type for every cell too"
@@ -144,8 +124,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--data_dir", type=Path, default=Path("dataset"), metavar="DIR", help="where the ortholog table is"
     )
     how.add_argument("--offline", action="store_true", help="never touch the network")
-    how.add_argument("--seed", type=int, default=0, help="every chance comes from it (default: 0)")
-    how.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    how.add_argument("--seed", type=flags.natural, default=0, help="every chance comes from it (default: 0)")
+    flags.talking(how)
     return parser
 
 
@@ -164,6 +144,42 @@ def wishes_of(args: argparse.Namespace, **files: Any) -> Wishes:
     """The flags that say what is wanted; the others say where it is. files: what --labels and --markers hold."""
     names = set(Wishes.__dataclass_fields__) - {"labels", "markers"}
     return Wishes(**{name: getattr(args, name) for name in names}, **files)
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    """FileNotFoundError where an input is not there."""
+    tables = [path for path in (args.labels, args.markers) if path]
+    for path in (args.query, *args.reference, *tables, *([args.pretrained_model] if args.pretrained_model else [])):
+        if not path.exists():
+            raise FileNotFoundError(f"there is no {path}; check the spelling")
+
+
+if __name__ == "__main__":
+    flags.answer(build_parser(), check_paths, check_flags)
+
+import h5py
+import numpy as np
+
+import data_loader as data
+import utils
+from annotation import given_labels, marker_labels, report, write_h5ad
+from annotation.outcome import SLOW, Found, label, progress
+from annotation.page import Naming, about, page_of, probabilities_of, table_of, tell
+from annotation.work import learn_from
+from files import whole, writable
+from reading import source as q
+from reading.cells import format_of
+from reading.source import Source
+from voice import RESULT, heard, log
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    run = lambda args: command(args, argv)  # noqa: E731
+    return flags.run(run, build_parser(), argv, check=check_flags, check_paths=check_paths)
 
 
 def annotate_cells(
@@ -188,8 +204,7 @@ def annotate_cells(
 # -- files ----------------------------------------------------------------
 def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
     """The door for files: open, annotate, write."""
-    files = [path for path in (args.labels, args.markers) if path]
-    check_out(args.out, [args.query, *args.reference, *files])
+    check_out(args.out, [path for path in (args.query, *args.reference, args.labels, args.markers) if path])
     given = given_labels.read(args.labels, args.label_key) if args.labels else None
     for path in (args.query, *args.reference):
         format_of(path)  # before anything is fetched
@@ -222,7 +237,7 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
         write_h5ad.add_fields(found.embedding.file, *fields(found), {PREFIX: found.uns})
         for kind, path in beside.items():
             write_beside(kind, parts[path], found, args.out.stem, naming_of(args))
-    print(f"{', '.join([str(args.out), *(path.name for path in beside.values())])} written")
+    log.log(RESULT, f"{', '.join([str(args.out), *(path.name for path in beside.values())])} written")
 
 
 def begin_h5ad(target: Path, query: Path, cells: Source) -> None:

@@ -247,6 +247,10 @@ def test_log_values_and_raw_counts_get_the_same_labels(files):
     assert (one.astype(str) == two.astype(str)).mean() > 0.97
 
 
+def test_the_kinds_of_values_are_those_that_can_be_read():
+    assert set(annotate.VALUES) == set(q.normalize.NAMED)
+
+
 # -- from nothing to labels ----------------------------------------------------------------
 def explored(files, *words):
     """An unlabelled file, explored into 6 groups: the table of cells."""
