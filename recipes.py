@@ -246,8 +246,7 @@ class ScPretrain2:
 
     def tested_with(self) -> dict[str, Any]:
         """The settings a test result depends on, beside those of the split."""
-        how = {"shares": classify.SHARES, "tilt": classify.TILT, "weight": classify.ENCODER_WEIGHT}
-        return {"recipe": self.name, "classifier": how}
+        return {"recipe": self.name, "classifier": classify.settings()}
 
     def outputs(self, test: Test, device: torch.device) -> np.ndarray:
         """Probabilities (n_test, L) by the few-label classifier, with the encoder or without it.

@@ -32,6 +32,11 @@ CLUSTER_METRICS = {
 }
 
 
+def entropy(probabilities: np.ndarray) -> np.ndarray:
+    """Shannon entropy of each row in nats: (N, L) -> (N,)."""
+    return -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1)
+
+
 def scores(labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
     """The five metrics of a test set: `labels` (N,) ints, `outputs` (N, L) probabilities or decision values.
 

@@ -110,15 +110,6 @@ def test_a_solver_that_does_not_converge_says_so_and_does_not_warn():
     assert off_the_shelf.fit("lr", points, labels).converged
 
 
-def test_folds_hold_every_cell_out_once_and_deal_the_types_evenly():
-    labels = np.repeat([0, 1, 2], (50, 11, 1))
-    splits = list(off_the_shelf.folds(labels, seed=3))
-    held = np.concatenate([held for _, held in splits])
-    assert sorted(held) == list(range(62))
-    assert all(not set(rest) & set(held) and len(rest) + len(held) == 62 for rest, held in splits)
-    assert {int((labels[held] == 0).sum()) for _, held in splits} == {10}
-
-
 def test_tuning_takes_the_value_that_left_out_cells_like_best():
     points, labels = cloud((40, 40), seed=4, dimensions=2)
     points[::4], labels[::4] = points[::4], 1 - labels[::4]  # a quarter of the labels is wrong
