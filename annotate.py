@@ -26,6 +26,8 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,18 +47,6 @@ BESIDE = {  # what lies beside the .h5ad
     "probabilities": ".probabilities.csv",
 }
 LARGE = 500_000_000  # bytes: a longer copy says so
-KEPT = (
-    "data_dir",
-    "species",
-    "values",
-    "layer",
-    "modality",
-    "pretrained_model",
-    "gene_list",
-    "seed",
-    "force",
-    "offline",
-)
 
 
 def build_parser() -> flags.Parser:
@@ -96,24 +86,28 @@ def build_parser() -> flags.Parser:
         "--explore they propose names",
     )  # fmt: skip
     cells.add_argument("--embed_only", action="store_true", help="no labels, only the embedding")
-    cells.add_argument("--species", choices=("human", "mouse"), help="of the query (default: told from its gene names)")
+    flags.keep(cells, "--species", choices=("human", "mouse"), help="of the query (default: told from its gene names)")
     cells.add_argument("--reference_species", choices=("human", "mouse"), help="of the references (default: likewise)")
-    cells.add_argument("--values", choices=VALUES, help="what the query's numbers are (default: found out)")
-    cells.add_argument(
-        "--layer", metavar="NAME", help="the query's matrix to use: X, raw or a layer (default: found out)"
+    flags.keep(cells, "--values", choices=VALUES, help="what the query's numbers are (default: found out)")
+    flags.keep(
+        cells, "--layer", metavar="NAME", help="the query's matrix to use: X, raw or a layer (default: found out)"
     )
-    cells.add_argument("--modality", metavar="NAME", help="of a .h5mu query (default: rna, gex or the only one)")
-    cells.add_argument(
-        "--force", action="store_true", help="go on with doubled gene names, or under 10 %% of the checkpoint's genes"
+    flags.keep(cells, "--modality", metavar="NAME", help="of a .h5mu query (default: rna, gex or the only one)")
+    flags.keep(
+        cells,
+        "--force",
+        action="store_true",
+        help="go on with doubled gene names, or under 10 %% of the checkpoint's genes",
     )
     how = parser.add_argument_group("how")
-    how.add_argument(
+    flags.keep(
+        how,
         "--pretrained_model",
         type=Path,
         metavar="FILE",
         help="checkpoint (default: one is made of query and references)",
     )
-    how.add_argument("--gene_list", type=Path, metavar="FILE", help="genes of a published bare checkpoint")
+    flags.keep(how, "--gene_list", type=Path, metavar="FILE", help="genes of a published bare checkpoint")
     how.add_argument(
         "--unknown", type=float, nargs="?", const=0.05, metavar="SHARE",
         help="call cells Unknown that no known type explains, wrongly so for at most about this share of the known "
@@ -132,11 +126,9 @@ def build_parser() -> flags.Parser:
     how.add_argument(
         "--report", action=argparse.BooleanOptionalAction, default=True, help="write the .html (default: on)"
     )
-    how.add_argument(
-        "--data_dir", type=Path, default=Path("dataset"), metavar="DIR", help="where the ortholog table is"
-    )
-    how.add_argument("--offline", action="store_true", help="never touch the network")
-    how.add_argument("--seed", type=flags.natural, default=0, help="every chance comes from it (default: 0)")
+    flags.keep(how, "--data_dir", type=Path, default=Path("dataset"), metavar="DIR", help="where the ortholog table is")
+    flags.keep(how, "--offline", action="store_true", help="never touch the network")
+    flags.keep(how, "--seed", type=flags.natural, default=0, help="every chance comes from it (default: 0)")
     flags.talking(how)
     return parser
 
@@ -144,18 +136,12 @@ def build_parser() -> flags.Parser:
 def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse what no run can work with; exits with 2."""
     try:
-        wishes_of(args)
+        flags.fill(Wishes, args)
     except ValueError as error:
         parser.error(str(error))
     if args.reference and (args.embed_only or args.explore):
         flag = "explore" if args.explore else "embed_only"
         parser.error(f"--{flag} gives no labels: leave it out, or leave --reference out")
-
-
-def wishes_of(args: argparse.Namespace, **files: Any) -> Wishes:
-    """The flags that say what is wanted; the others say where it is. files: what --labels and --markers hold."""
-    names = set(Wishes.__dataclass_fields__) - {"labels", "markers"}
-    return Wishes(**{name: getattr(args, name) for name in names}, **files)
 
 
 def check_paths(args: argparse.Namespace) -> None:
@@ -222,10 +208,15 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
         format_of(path)  # before anything is fetched
     utils.seed_everything(args.seed)
     with ExitStack() as stack:
-        table = data.orthologs(args.data_dir, offline=args.offline, needed=args.markers is not None)
-        cells, references, table = open_all(args, stack, table)
+        table_of_genes = partial(data.orthologs, args.data_dir, offline=args.offline)
+        how = {name: getattr(args, name) for name in ("species", "values", "layer", "modality", "force")}
+        theirs = [(path, {"species": args.reference_species, "force": args.force}) for path in args.reference]
+        needed = args.markers is not None
+        cells, references, table = open_all(
+            stack, (args.query, how), theirs, table_of_genes, needed=needed, of_mouse=args.pretrained_model is not None
+        )
         markers = marker_labels.read(args.markers, table) if args.markers else None
-        wishes = wishes_of(args, labels=given, markers=markers)
+        wishes = replace(flags.fill(Wishes, args), labels=given, markers=markers)
         beside = beside_of(args.out, wishes, args.report)
         parts = {path: stack.enter_context(whole(path)) for path in (args.out, *beside.values())}
 
@@ -237,26 +228,33 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
         line = shlex.join(["python", "annotate.py", *argv])
         found = annotate_cells(cells, references, args.pretrained_model, wishes, sink, line)
         write_h5ad.add_fields(found.embedding.file, *fields(found), {PREFIX: found.uns})
+        naming = naming_after(args.query, args.out, lambda words: flags.command_line(words, args))
         for kind, path in beside.items():
-            write_beside(kind, parts[path], found, args.out.stem, naming_of(args))
+            write_beside(kind, parts[path], found, args.out.stem, naming)
     log.log(RESULT, f"{', '.join([str(args.out), *(path.name for path in beside.values())])} written")
 
 
 def open_all(
-    args: argparse.Namespace, stack: ExitStack, table: dict[str, str]
+    stack: ExitStack,
+    query: tuple[Path, dict[str, Any]],
+    theirs: Sequence[tuple[Path, dict[str, Any]]],
+    orthologs: Callable[..., dict[str, str]],
+    *,
+    needed: bool,
+    of_mouse: bool,
 ) -> tuple[Source, list[Source], dict[str, str]]:
-    """Query, references and ortholog table, which is asked for only where two species meet."""
-    references = [
-        stack.enter_context(q.open_source(path, table, species=args.reference_species, force=args.force))
-        for path in args.reference
-    ]
-    how = {"species": args.species, "values": args.values, "layer": args.layer, "force": args.force}
-    cells = stack.enter_context(q.open_source(args.query, table, modality=args.modality, like=references, **how))
+    """Query and references, each a file and how to open it; and the ortholog table, fetched only where it is needed.
+
+    needed: whatever the species. of_mouse: a checkpoint is used, whose genes are of mouse.
+    """
+    table = orthologs(needed=needed)
+    references = [stack.enter_context(q.open_source(path, table, **how)) for path, how in theirs]
+    cells = stack.enter_context(q.open_source(query[0], table, like=references, **query[1]))
     q.refuse_cells(cells)
     everything = [cells, *references]
     species = {source.species for source in everything}
-    if not table and (len(species) > 1 or (args.pretrained_model and "human" in species)):  # its genes are of mouse
-        table = data.orthologs(args.data_dir, offline=args.offline)
+    if not table and (len(species) > 1 or (of_mouse and "human" in species)):
+        table = orthologs()
         for source in everything:
             q.names_of(source, table)
     q.translate(everything, table)
@@ -311,18 +309,11 @@ def beside_of(out: Path, wishes: Wishes, page: bool) -> dict[str, Path]:
     return {kind: out.with_suffix(BESIDE[kind]) for kind, wished in wanted.items() if wished}
 
 
-def naming_of(args: argparse.Namespace) -> Naming:
-    """What comes after the page was used to name groups: the same query, with its labels."""
-    kept = [f"--query={args.query}"]
-    for name in KEPT:
-        if name in args.given:
-            value = getattr(args, name)
-            kept += [f"--{name}"] if value is True else [f"--{name}={value}"]
-    words = [word for pair in kept for word in pair.split("=", 1)]
-    target = args.out.with_name("annotated.h5ad" if args.out.name != "annotated.h5ad" else "labelled.h5ad")
-    line = shlex.join(["python", "annotate.py", *words, "--labels", "LABELS", "--out", str(target)])
-    save_as = f"{args.out.stem}.labels.csv"
-    return Naming(line.replace("--labels LABELS", "--labels {labels}"), save_as, args.out.with_suffix(".csv").name)
+def naming_after(query: Path, out: Path, line: Callable[[str], str]) -> Naming:
+    """What comes after the page was used to name groups: the same query with its labels. line: adds the kept flags."""
+    target = out.with_name("labelled.h5ad" if out.name == "annotated.h5ad" else "annotated.h5ad")
+    words = f"annotate.py --query {shlex.quote(str(query))} --labels {{labels}} --out {shlex.quote(str(target))}"
+    return Naming(line(words), f"{out.stem}.labels.csv", out.with_suffix(".csv").name)
 
 
 def check_out(out: Path, inputs: Sequence[Path]) -> None:

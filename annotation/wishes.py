@@ -20,8 +20,8 @@ class Wishes:
 
     label_key: str | None = None
     unlabeled: Sequence[str] = ()  # labels that mean a cell has none
-    labels: Given | None = None  # of a file of their own
-    markers: Markers | None = None  # genes by which to find sure cells of each type
+    labels: Given | Path | None = None  # of a file of their own; the path until it is read
+    markers: Markers | Path | None = None  # genes by which to find sure cells of each type; likewise
     embed_only: bool = False
     explore: int = 0  # groups to be named; 0: none
     unknown: float | None = None  # share of known cells that may be called Unknown; None: no cell is

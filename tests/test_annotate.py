@@ -428,8 +428,8 @@ def test_the_page_is_handed_groups_genes_and_the_next_command(files, monkeypatch
     expected = np.log1p(cells.X.toarray() / cells.X.sum(axis=1) * 1e4)[:, [GENES.index(name) for name in names]]
     np.testing.assert_allclose(values.toarray(), expected, rtol=1e-5)
     assert (page.save_as, page.groups_file) == ("explored.labels.csv", "explored.csv")
-    line = f"python annotate.py --query {files}/cells.h5ad --species human --offline --labels {{labels}} --out "
-    assert page.next_command == f"{line}{files}/annotated.h5ad"
+    line = f"python annotate.py --query {files}/cells.h5ad --labels {{labels}} --out {files}/annotated.h5ad"
+    assert page.next_command == f"{line} --species human --offline"
 
 
 # -- what goes wrong ----------------------------------------------------------------
