@@ -133,27 +133,8 @@ def build_parser() -> flags.Parser:
     return parser
 
 
-def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse what no run can work with; exits with 2."""
-    try:
-        flags.fill(Wishes, args)
-    except ValueError as error:
-        parser.error(str(error))
-    if args.reference and (args.embed_only or args.explore):
-        flag = "explore" if args.explore else "embed_only"
-        parser.error(f"--{flag} gives no labels: leave it out, or leave --reference out")
-
-
-def check_paths(args: argparse.Namespace) -> None:
-    """FileNotFoundError where an input is not there."""
-    tables = [path for path in (args.labels, args.markers) if path]
-    for path in (args.query, *args.reference, *tables, *([args.pretrained_model] if args.pretrained_model else [])):
-        if not path.exists():
-            raise FileNotFoundError(f"there is no {path}; check the spelling")
-
-
 if __name__ == "__main__":
-    flags.answer(build_parser(), check_paths, check_flags)
+    flags.answer(build_parser(), flags.check_files, flags.check_fill(Wishes))
 
 import h5py
 import numpy as np
@@ -177,7 +158,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     run = lambda args: command(args, argv)  # noqa: E731
-    return flags.run(run, build_parser(), argv, check=check_flags, check_paths=check_paths)
+    check = flags.check_fill(Wishes)
+    return flags.run(run, build_parser(), argv, check=check, check_paths=flags.check_files)
 
 
 def annotate_cells(
@@ -402,9 +384,10 @@ def annotate(
         force=force,
         seed=seed,
     )
-    Wishes(**wanted)  # refuses what cannot be before any work
-    given = given_of(labels, label_key)
     others = [reference] if hasattr(reference, "obs_names") else list(reference)
+    wanted["reference"] = tuple(f"reference {i}" for i in range(1, len(others) + 1))
+    Wishes(**wanted, labels=labels, markers=markers)  # refuses what cannot be before any work
+    given = given_of(labels, label_key)
     with spoken(verbose):
         out = adata.to_memory() if adata.isbacked else adata.copy()  # before any work: what cannot be copied fails now
         utils.seed_everything(seed)

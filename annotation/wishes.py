@@ -18,6 +18,7 @@ GROUPS = 20  # that --explore makes, unless told otherwise: so many names are gi
 class Wishes:
     """What is asked of one annotation; each field is the flag of its name. Raises ValueError for what cannot be."""
 
+    reference: Sequence[Path | str] = ()  # labelled datasets to learn from
     label_key: str | None = None
     unlabeled: Sequence[str] = ()  # labels that mean a cell has none
     labels: Given | Path | None = None  # of a file of their own; the path until it is read
@@ -48,6 +49,16 @@ class Wishes:
                 "--unknown learns what is strange from ordinary labelled cells; the sure cells that --markers finds "
                 "are purer than others: leave --unknown out"
             )
+        own = "says what the query's own cells are"
+        clashes = {
+            "embed_only": "gives no labels" if self.embed_only else "",
+            "explore": "gives no labels" if self.explore else "",
+            "labels": own if self.labels is not None else "",
+            "markers": own if self.markers is not None else "",
+        }
+        for name, why in clashes.items():
+            if why and len(self.reference):
+                raise ValueError(f"--{name} {why}: leave it out, or leave --reference out")
         if self.labels is not None and self.markers is not None and not self.explore:
             raise ValueError("--labels and --markers both say what cells are: leave one of them out")
 

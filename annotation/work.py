@@ -55,10 +55,6 @@ class Labels:
 
 def learn_from(cells: Source, references: Sequence[Source], model: Path | None, wishes: Wishes) -> Work:
     """Everything that comes before the first cell is labelled. model: a checkpoint; None: an encoder is made here."""
-    for name in ("embed_only", "explore", "labels", "markers"):
-        if references and getattr(wishes, name):
-            why = "gives no labels" if name in ("embed_only", "explore") else "says what the query's own cells are"
-            raise ValueError(f"--{name} {why}: leave it out, or leave --reference out")
     everything = [cells, *references]
     shared = q.shared_genes(everything)
     labels = None if wishes.markers and wishes.typed else cell_types(cells, references, wishes)

@@ -613,6 +613,7 @@ def test_the_function_writes_the_page_too(files):
         ({"unknown": 1.5}, "share of cells"),
         ({"suggest": -1}, "--suggest must not be negative"),
         ({"embed_only": True, "reference": [1]}, "leave --reference out"),
+        ({"labels": pd.Series({"cell0": "B cell"}), "reference": [1]}, "leave --reference out"),
     ],
 )
 def test_the_function_refuses_what_the_command_refuses(wish, words):
