@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 from scipy.sparse import csr_matrix
 
 CACHE_VERSION = 1  # raise it when what a cached array means changes: older entries are then never found
+LONGEST_LOCK = 60.0  # seconds: a table is read and replaced in milliseconds
 
 
 @contextmanager
@@ -29,6 +31,30 @@ def whole(path: str | Path) -> Iterator[Path]:
         raise OSError(f"{path} could not be written ({error.strerror or error}); what was there is intact") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """One process at a time between reading `path` and replacing it; the lock lies beside it, hidden, and stays.
+
+    On a file system without locks the block runs all the same.
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LONGEST_LOCK)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OSError(
+            f"{path} is held by another run; wait for it, or delete {lock.lock_file} if there is none"
+        ) from None
+    except (NotImplementedError, PermissionError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def fingerprint(*parts: object) -> str:
