@@ -293,6 +293,25 @@ def load_state(path: Path, identity: str) -> dict[str, Any] | None:
     return content
 
 
+def mark_finished(path: Path, made: Checkpoint, asked: str) -> None:
+    """Note in the state that `made` is about to take its place: a run killed in between is known as finished."""
+    if path.exists():
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        content.pop("checksum", None)
+        save_state(path, content | {"finished": made.identity(), "asked": asked})
+
+
+def is_finished(path: Path, at_hand: Checkpoint | None, asked: str) -> bool:
+    """Whether the checkpoint at hand is what the run asked for has made, killed before it could remove its state."""
+    if at_hand is None or not path.exists():
+        return False
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return (content["finished"], content["asked"]) == (at_hand.identity(), asked)
+    except Exception:  # damaged, or of a run that is not finished: what to do with it is said by load_state
+        return False
+
+
 # -- results ----------------------------------------------------------------
 def read_results(path: Path, columns: Sequence[str] = RESULT_COLUMNS) -> pd.DataFrame:
     """A table of results, one row a (dataset, arm, seed); empty where there is no file yet.
