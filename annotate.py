@@ -204,7 +204,7 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
 
         def sink(width: int) -> h5py.Dataset:
             begin_h5ad(parts[args.out], args.query, cells)
-            file = stack.enter_context(h5py.File(parts[args.out], "r+"))  # closed before the file takes its name
+            file = stack.enter_context(write_h5ad.opened(parts[args.out]))  # closed before the file takes its name
             return write_h5ad.embedding(file, f"X_{PREFIX}", (len(cells), width))
 
         line = shlex.join(["python", "annotate.py", *argv])

@@ -102,7 +102,13 @@ def pretrain(recipe: Recipe, cells: Cells, start: utils.Checkpoint | None, save_
         )
         for names, matrix, targets in zip(named, matrices, labels, strict=True)
     ]
-    progress = train_with_state(recipe, training, tasks, utils.state_path(save_model), identity, resume=resume)
+    asked = f"phase {2 if start else 1}: {run_identity(recipe, cells, named, genes, None, training)}"
+    state = utils.state_path(save_model)
+    if utils.is_finished(state, start, asked):  # in place: the checkpoint to start from is the one that was made
+        state.unlink()
+        log.log(RESULT, f"this run was finished: {save_model} is what it made; the same command once more trains on")
+        return
+    progress = train_with_state(recipe, training, tasks, state, identity, resume=resume)
 
     phase = start.phase + 1 if start else 1
     made = utils.Checkpoint(
@@ -115,8 +121,9 @@ def pretrain(recipe: Recipe, cells: Cells, start: utils.Checkpoint | None, save_
         settings=recipe.settings() | {"pt_epoch": training.epochs},
         history=(start.history if start else []) + progress.history,
     )
+    utils.mark_finished(state, made, asked)
     utils.save_checkpoint(save_model, made)
-    utils.state_path(save_model).unlink(missing_ok=True)
+    state.unlink(missing_ok=True)
     again = f", run {phase - 1} of it" if phase > 2 else ""
     said = f"phase {min(phase, 2)}{again}: {progress.epoch} epochs, lowest loss {progress.best_loss:.4f}"
     log.log(RESULT, f"{said}; {save_model} written")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,55 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from reading import guard
+
 CHUNK = 1 << 20  # entries of a chunk of the sparse arrays
+
+
+class Disk(io.FileIO):
+    """A file under HDF5 that keeps a failed write to itself, in `failed`, and lets later ones go.
+
+    HDF5 does not survive one: it tries again at close and at exit, and brings the interpreter down.
+    """
+
+    failed: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """All of the bytes: HDF5 does not ask how many were taken."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while len(rest) and self.failed is None:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.failed = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """HDF5 ends a file with it."""
+        try:
+            return super().truncate(size) if self.failed is None else size or 0
+        except OSError as error:
+            self.failed = error
+            return size or 0
+
+
+@contextmanager
+def opened(target: Path, mode: str = "r+") -> Iterator[h5py.File]:
+    """An HDF5 file to write; refused where it has parts in other files. A write that failed is an OSError at the end.
+
+    After a failed write HDF5 may read what is not there: what h5py raises then is of that write.
+    """
+    with Disk(target, "w+" if mode == "w" else mode) as disk:
+        try:
+            with h5py.File(disk, mode) as file:
+                guard.inside_only(file, str(target))
+                yield file
+        except Exception:
+            if disk.failed is None:
+                raise
+        if disk.failed is not None:
+            raise OSError(disk.failed.errno, disk.failed.strerror or str(disk.failed))
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -28,7 +78,7 @@ def new_file(target: Path, blocks: Iterable[tuple[int, csr_matrix]], obs: pd.Dat
     var = pd.DataFrame(index=pd.Index(unique, dtype=object))
     if unique != genes:
         var["gene_symbols"] = np.array(genes, dtype=object)
-    with h5py.File(target, "w") as file:
+    with opened(target, "w") as file:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         x = file.create_group("X")
         x.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": (len(obs), len(genes))})
