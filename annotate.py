@@ -139,13 +139,13 @@ if __name__ == "__main__":
 import h5py
 import numpy as np
 
-import data_loader as data
 import utils
 from annotation import given_labels, marker_labels, report, write_h5ad
 from annotation.outcome import SLOW, Found, label, progress
 from annotation.page import Naming, about, page_of, probabilities_of, table_of, tell
 from annotation.work import learn_from
 from files import whole, writable
+from reading import catalogue
 from reading import source as q
 from reading.cells import format_of, of_anndata, read_zarr_store
 from reading.source import Source
@@ -190,7 +190,7 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
         format_of(path)  # before anything is fetched
     utils.seed_everything(args.seed)
     with ExitStack() as stack:
-        table_of_genes = partial(data.orthologs, args.data_dir, offline=args.offline)
+        table_of_genes = partial(catalogue.orthologs, args.data_dir, offline=args.offline)
         how = {name: getattr(args, name) for name in ("species", "values", "layer", "modality", "force")}
         theirs = [(path, {"species": args.reference_species, "force": args.force}) for path in args.reference]
         needed = args.markers is not None
@@ -391,7 +391,7 @@ def annotate(
     with spoken(verbose):
         out = adata.to_memory() if adata.isbacked else adata.copy()  # before any work: what cannot be copied fails now
         utils.seed_everything(seed)
-        table = data.orthologs(Path(data_dir), offline=offline)
+        table = catalogue.orthologs(Path(data_dir), offline=offline)
         cells = of_adata(out, "adata", table, species=species, values=values, force=force)
         q.refuse_cells(cells)
         sources = [

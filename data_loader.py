@@ -1,7 +1,5 @@
-"""Cells of many datasets: the catalogue, the genes they share, matrices on those genes, splits."""
+"""Cells of many datasets: the genes they share, cached matrices on those genes, cell types, splits."""
 
-import csv
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,219 +8,12 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from files import Cache, fingerprint, stamp, writable
-from reading import align, download, normalize
-from reading.cells import Cells, Unreadable, kind_of_names, open_rows, read, species_from_case
+from reading import align, normalize
+from reading.catalogue import Entry
+from reading.cells import Cells, Unreadable, kind_of_names, open_rows, read
 from reading.names import no_types
+from reading.source import LOW_OVERLAP, look
 from voice import log
-
-HERE = Path(__file__).resolve().parent
-CATALOGUE_COLUMNS = ("name", "species", "labelled")
-SUFFIXES = (".h5", ".h5ad")  # of the public datasets
-FOUND = (*SUFFIXES, ".h5mu", ".loom", ".zarr")  # in a folder without a catalogue; a .csv there may be anything
-LISTED = (*FOUND, ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")  # of a name that a catalogue lists
-LOW_OVERLAP = 0.2  # a dataset with a smaller share of the vocabulary is warned about
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of the catalogue and, once it is there, the dataset's file."""
-
-    name: str
-    species: str  # "human", "mouse", or "" where the gene symbols must tell
-    labelled: bool
-    path: Path | None = None
-
-
-# -- the catalogue ----------------------------------------------------------------
-def catalogue(
-    data_dir: Path,
-    *,
-    datasets: Sequence[str] | None = None,
-    exclude: Sequence[str] = (),
-    species: str | None = None,
-) -> list[Entry]:
-    """The entries of `data_dir`: of its datasets.csv, or without one of every file of cells in it (FOUND).
-
-    `datasets` restricts to these names, `exclude` leaves names out, `species` overrides. Raises ValueError for a
-    name that is not there, a catalogue that cannot be read, or when nothing is left.
-    """
-    if not data_dir.is_dir():
-        raise ValueError(f"--data_dir {data_dir} is not a folder; make it, or name the one with your datasets")
-    table = data_dir / "datasets.csv"
-    if table.exists():
-        entries = [replace(entry, path=_file_of(data_dir, entry.name)) for entry in _read_catalogue(table)]
-    else:
-        files = {path.stem: path for suffix in FOUND[::-1] for path in sorted(data_dir.glob(f"*{suffix}"))}
-        entries = [Entry(name, "", True, path) for name, path in sorted(files.items())]
-        if not entries:
-            raise ValueError(
-                f"{data_dir} holds neither a datasets.csv nor any {', '.join(FOUND[:-1])} or {FOUND[-1]}; put "
-                f"your files there, or a copy of {HERE / 'dataset' / 'datasets.csv'} to have the public ones fetched"
-            )
-    known = [entry.name for entry in entries]
-    for name in [*(datasets or ()), *exclude]:
-        if name not in known:
-            folded = {one.casefold(): one for one in known}
-            near = [folded[one] for one in difflib.get_close_matches(name.casefold(), folded, 1)]
-            hint = (
-                f"did you mean {near[0]}?"
-                if near
-                else f"there are {', '.join(known[:8])}{' ...' if len(known) > 8 else ''}"
-            )
-            raise ValueError(f"no dataset is called {name!r} in {table if table.exists() else data_dir}; {hint}")
-    entries = [entry for entry in entries if entry.name not in exclude and (not datasets or entry.name in datasets)]
-    if not entries:
-        raise ValueError("--datasets and --exclude leave no dataset; name at least one")
-    return [replace(entry, species=species) for entry in entries] if species else entries
-
-
-def _read_catalogue(path: Path) -> list[Entry]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if missing := set(CATALOGUE_COLUMNS) - set(rows.fieldnames or ()):
-            raise ValueError(f"{path} lacks the column {', '.join(sorted(missing))}; it needs name,species,labelled")
-        entries = []
-        for row in rows:
-            name, species = row["name"].strip(), (row["species"] or "").strip().lower()
-            labelled = (row["labelled"] or "").strip().lower()
-            if species not in ("human", "mouse") or labelled not in ("yes", "no"):
-                raise ValueError(
-                    f"{path}, line {rows.line_num} ({name}): species must be human or mouse and labelled yes "
-                    f"or no; it says {row['species']!r} and {row['labelled']!r}"
-                )
-            if not name or Path(name).name != name:
-                raise ValueError(f"{path}, line {rows.line_num}: {name!r} cannot be the name of a dataset")
-            entries.append(Entry(name, species, labelled == "yes"))
-    names = [entry.name for entry in entries]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{path} lists {', '.join(twice)} twice; names must differ")
-    return entries
-
-
-def _file_of(data_dir: Path, name: str) -> Path | None:
-    return next((path for suffix in LISTED if (path := data_dir / f"{name}{suffix}").exists()), None)
-
-
-def own_entries(np_input: Path | None, ann_input: Path | None, species: str | None) -> list[Entry]:
-    """The user's own datasets, named like their folder or file, in place of the catalogue."""
-    entries = []
-    for path in filter(None, (np_input, ann_input)):
-        if not path.exists():
-            raise FileNotFoundError(f"there is no {path}; give the folder (--np_input) or the .h5ad (--ann_input)")
-        name = path.stem if path.is_file() else path.resolve().name
-        entries.append(Entry(name, species or "", True, path))
-    return entries
-
-
-def wanted(
-    data_dir: Path,
-    *,
-    datasets: Sequence[str] | None = None,
-    exclude: Sequence[str] = (),
-    species: str | None = None,
-    np_input: Path | None = None,
-    ann_input: Path | None = None,
-    base_url: str,
-    offline: bool = False,
-    labelled_because: str = "",
-) -> list[Entry]:
-    """The datasets of a run with their files: the user's own where they are given, else those of the catalogue.
-
-    With `labelled_because` the unlabelled ones are left out and this reason is printed. Raises ValueError or
-    FileNotFoundError where none is left.
-    """
-    own = own_entries(np_input, ann_input, species)
-    if own:
-        return own
-    entries = catalogue(data_dir, datasets=datasets, exclude=exclude, species=species)
-    labelled = [entry for entry in entries if entry.labelled]
-    if labelled_because and len(labelled) < len(entries):
-        print(f"{len(entries) - len(labelled)} unlabelled datasets are left out: {labelled_because}")
-        if not (entries := labelled):
-            raise ValueError("no labelled dataset is left; name one with --datasets, or mark it in datasets.csv")
-    return obtain(entries, data_dir, base_url=base_url, offline=offline)
-
-
-def obtain(entries: list[Entry], data_dir: Path, *, base_url: str, offline: bool) -> list[Entry]:
-    """Fetch what is missing; returns the entries whose files are there, and prints a table of those that are not.
-
-    Raises ValueError when none is there, or offline when the folder cannot be written.
-    """
-    missing = [entry for entry in entries if entry.path is None]
-    failures: list[download.Failure] = []
-    if missing and offline:
-        failures = [
-            download.Failure(
-                entry.name,
-                "not in the data folder, and --offline was asked for",
-                f"put {entry.name}.h5 into {data_dir}, or leave --offline out",
-            )
-            for entry in missing
-        ]
-    elif missing:
-        if not writable(data_dir):
-            raise ValueError(
-                f"{len(missing)} datasets are missing ({missing[0].name}, ...) and {data_dir} is read-only; "
-                "use --offline to go on with what is there"
-            )
-        print(f"fetching {len(missing)} datasets from {base_url} into {data_dir}")
-        requests = [
-            download.Request(
-                entry.name,
-                tuple(
-                    (f"{base_url.rstrip('/')}/{entry.name}/{entry.name}{suffix}", data_dir / f"{entry.name}{suffix}")
-                    for suffix in SUFFIXES
-                ),
-            )
-            for entry in missing
-        ]
-        _, failures = download.fetch_all(requests, check_dataset)
-    found = [replace(entry, path=entry.path or _file_of(data_dir, entry.name)) for entry in entries]
-    found = [entry for entry in found if entry.path is not None]
-    if failures:
-        width = max(len(failure.name) for failure in failures)
-        print(f"{len(failures)} of {len(entries)} datasets are not there:")
-        for failure in failures:
-            print(f"  {failure.name:<{width}}  {failure.why}; {failure.remedy}")
-    if not found:
-        raise ValueError(f"none of the {len(entries)} datasets is in {data_dir}; see above for what to do")
-    return found
-
-
-def check_dataset(path: Path) -> None:
-    """Raise ValueError unless the file opens as a dataset; what a download must pass before it takes its name."""
-    read(path)
-
-
-# -- genes ----------------------------------------------------------------
-def orthologs(data_dir: Path, *, offline: bool, needed: bool = True) -> dict[str, str]:
-    """Human -> mouse symbols: from `data_dir`, then from the project's dataset folder, then downloaded.
-
-    Not `needed`: empty, without a word, where it is in neither folder. Else empty, with a warning, where the table
-    cannot be had: symbols are then matched by spelling alone.
-    """
-    places = [data_dir / align.ORTHOLOG_FILE, HERE / "dataset" / align.ORTHOLOG_FILE]
-    for path in places:
-        if path.exists():
-            return align.read_orthologs(path)
-    if not needed:
-        return {}
-    why = "--offline was asked for"
-    if not offline:
-        target = next((path for path in places if writable(path.parent)), None)
-        if target is None:
-            why = f"neither {places[0].parent} nor {places[1].parent} can be written"
-        else:
-            request = download.Request("ortholog table", ((align.ORTHOLOG_URL, target),))
-            _, failures = download.fetch_all([request], align.read_orthologs)
-            if not failures:
-                return align.read_orthologs(target)
-            why = failures[0].why
-    log.warning(
-        f"no ortholog table ({why}); put {align.ORTHOLOG_FILE} into {data_dir}. Until then human and mouse "
-        "genes are matched by their upper-cased symbols alone"
-    )
-    return {}
 
 
 @dataclass(frozen=True)
@@ -241,14 +32,13 @@ def gene_names(entries: Sequence[Entry], table: dict[str, str], **values: object
     named = []
     for entry in entries:
         with open_rows(entry.path, name=entry.name, **reader_options(entry.path, **values)) as rows:
-            genes = rows.genes
+            source = look(rows, table, species=entry.species or None, force=True)
+        genes = source.rows.genes
+        for sentence in source.warnings:
+            log.warning(sentence)
         if not entry.species:
-            species, share = species_from_case(genes)
-            entry = replace(entry, species=species)
-            print(
-                f"{entry.name}: taken as {species}, from the case of its gene symbols ({share:.0%} agree); "
-                "--species overrides"
-            )
+            entry = replace(entry, species=source.species)
+            log.info(f"{entry.name}: taken as {entry.species}, from {source.told}; --species overrides")
         named.append(Names(entry, align.shared_names(genes, entry.species, table)))
     if not table and {names.entry.species for names in named} == {"human", "mouse"}:
         mouse = set().union(*(names.genes for names in named if names.entry.species == "mouse"))
@@ -264,10 +54,10 @@ def reader_options(path: Path, *, layer: str | None = None, use_raw: bool = Fals
 
 
 def report_overlap(names: Names, wanted: Sequence[str], of: str) -> None:
-    """Print how many of `wanted` genes a dataset has; warn under 20 %, raise ValueError for none."""
+    """Say how many of `wanted` genes a dataset has; warn under 50 %, raise ValueError for none."""
     entry, found = names.entry, align.overlap(names.genes, wanted)
     share = found / max(1, len(wanted))
-    print(f"{entry.name}: {found:,} of {len(wanted):,} genes of {of} present ({share:.0%}), {entry.species}")
+    log.info(f"{entry.name}: {found:,} of {len(wanted):,} genes of {of} present ({share:.0%}), {entry.species}")
     if found == 0:
         first = [gene for gene in names.genes if gene][:5]
         raise ValueError(
@@ -276,7 +66,7 @@ def report_overlap(names: Names, wanted: Sequence[str], of: str) -> None:
             f"needed; leave it out with --exclude {entry.name}"
         )
     if share < LOW_OVERLAP:
-        print(f"warning: {entry.name} has under {LOW_OVERLAP:.0%} of the genes of {of}; the others count as zero")
+        log.warning(f"{entry.name} has under {LOW_OVERLAP:.0%} of the genes of {of}; the others count as zero")
 
 
 # -- cells ----------------------------------------------------------------
@@ -287,7 +77,7 @@ def cache_in(data_dir: Path, cache_dir: Path | None) -> Cache:
         return Cache(folder)
     if cache_dir:
         raise ValueError(f"--cache_dir {cache_dir} cannot be written; name another folder")
-    print(f"{data_dir} is read-only: nothing is cached (--cache_dir names a place for it)")
+    log.info(f"{data_dir} is read-only: nothing is cached (--cache_dir names a place for it)")
     return Cache(None)
 
 
@@ -393,7 +183,7 @@ def prepare(
     cells = load(entry, label_key=label_key, **values)
     types = cell_types(cells, label_key=label_key)
     if len(types.rows) < len(cells.cells):
-        print(f"{entry.name}: {len(cells.cells) - len(types.rows):,} cells without a label are left out")
+        log.info(f"{entry.name}: {len(cells.cells) - len(types.rows):,} cells without a label are left out")
     counts = normalised(cells.counts[types.rows], normalise, entry)
     used = [column for column, gene in enumerate(names.genes) if gene]
     return Prepared(names, [names.genes[column] for column in used], counts[:, used], types)
@@ -451,6 +241,6 @@ def report_rare_types(name: str, types: Types, parts: Split) -> None:
     in_train = np.bincount(types.labels[parts.train], minlength=len(types.classes))
     in_test = np.bincount(types.labels[parts.test], minlength=len(types.classes))
     if few := [name for name, count in zip(types.classes, in_train, strict=True) if count < 2]:
-        print(f"{name}: fewer than 2 training cells of {', '.join(few)}; their test cells count all the same")
+        log.info(f"{name}: fewer than 2 training cells of {', '.join(few)}; their test cells count all the same")
     if none := [name for name, count in zip(types.classes, in_test, strict=True) if count == 0]:
-        print(f"{name}: no test cell of {', '.join(none)}; no score includes them")
+        log.info(f"{name}: no test cell of {', '.join(none)}; no score includes them")

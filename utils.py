@@ -14,6 +14,7 @@ import torch
 import data_loader as data
 from files import fingerprint, locked, whole
 from model import Encoder
+from reading import catalogue
 from stages import score
 from voice import log
 
@@ -66,10 +67,10 @@ class Data:
         where = {name: getattr(self, name) for name in ("data_dir", "datasets", "exclude", "species")}
         own = {"np_input": self.np_input, "ann_input": self.ann_input}
         online = {"base_url": self.base_url, "offline": self.offline}
-        return data.wanted(**where, **own, **online, labelled_because=labelled_because)
+        return catalogue.wanted(**where, **own, **online, labelled_because=labelled_because)
 
     def orthologs(self) -> dict[str, str]:
-        return data.orthologs(self.data_dir, offline=self.offline)
+        return catalogue.orthologs(self.data_dir, offline=self.offline)
 
     def prepare(self, entry: data.Entry, orthologs: dict[str, str], normalise: Callable | None) -> data.Prepared:
         """One labelled dataset, ready for its splits."""

@@ -37,12 +37,11 @@ from sklearn.neighbors import NearestCentroid, NearestNeighbors  # noqa: E402
 from sklearn.svm import LinearSVC  # noqa: E402
 
 import annotate as command  # noqa: E402
-import data_loader as data  # noqa: E402
 import utils  # noqa: E402
 from annotation import confidence, work, write_h5ad  # noqa: E402
 from benchmarks.baselines import rotated  # noqa: E402
 from benchmarks.splits import split  # noqa: E402
-from reading import align, normalize  # noqa: E402
+from reading import align, catalogue, normalize  # noqa: E402
 from reading import source as q  # noqa: E402
 from reading.cells import read  # noqa: E402
 from stages import reduce  # noqa: E402
@@ -104,7 +103,7 @@ def run(args, *words) -> str:
 
 def labelled(args) -> list[str]:
     """Names of the labelled datasets that are asked for."""
-    entries = data.catalogue(args.data_dir, datasets=args.datasets.split(",") if args.datasets else None)
+    entries = catalogue.read_catalogue(args.data_dir, datasets=args.datasets.split(",") if args.datasets else None)
     return [entry.name for entry in entries if entry.labelled and entry.path]
 
 
@@ -144,7 +143,7 @@ def usable(cells):
 
 def pairs(args) -> list[dict]:
     """Accuracy on the query cells whose type the reference has; the baselines see shared log-normalised genes."""
-    table, rows = data.orthologs(args.data_dir, offline=True), []
+    table, rows = catalogue.orthologs(args.data_dir, offline=True), []
     for first, second in PAIRS:
         files = [args.data_dir / f"{name}.h5" for name in (first, second)]
         with tempfile.TemporaryDirectory() as folder:
@@ -208,7 +207,7 @@ def few(args) -> list[dict]:
 
 def learnt(args, path: Path, encoder: Path):
     """What the command learns from one file before it labels the first cell, with --unknown 0.05."""
-    table = data.orthologs(args.data_dir, offline=True)
+    table = catalogue.orthologs(args.data_dir, offline=True)
     with contextlib.redirect_stdout(io.StringIO()), q.open_source(path, table) as source:
         if not encoder.exists():  # made without labels: the same whatever type is left out
             utils.save_checkpoint(encoder, work.pretrain_here([source], source.genes, 0))

@@ -41,7 +41,7 @@ from benchmarks.others import OTHERS, are_counts, celltypist, missing, scanvi, s
 from benchmarks.splits import BUDGETS, MOST_SEEDS, Dataset
 from files import fingerprint, whole
 from model import Classifier, Encoder, embed_counts, transfer
-from reading import align
+from reading import align, catalogue
 from stages import classify, score, train
 from stages.batch import SparseRows
 from voice import log
@@ -167,7 +167,7 @@ def command(args: argparse.Namespace) -> None:
 def measure(plan: Plan, *, only_report: bool = False) -> None:
     """Everything that is not in the CSV yet; then the table and the figure."""
     warnings.filterwarnings("ignore", module="sklearn")  # a solver that stops early is scored as it is
-    entries = [entry for entry in data.catalogue(plan.data_dir) if entry.path is not None]
+    entries = [entry for entry in catalogue.read_catalogue(plan.data_dir) if entry.path is not None]
     entries = splits.smallest(entries) if plan.quick else entries
     plan.out.mkdir(parents=True, exist_ok=True)
     labelled = [entry for entry in entries if entry.labelled]
@@ -175,7 +175,7 @@ def measure(plan: Plan, *, only_report: bool = False) -> None:
         raise ValueError(f"no labelled dataset of {plan.data_dir} is called {', '.join(sorted(unknown))}")
     tested = [entry for entry in labelled if not plan.datasets or entry.name in plan.datasets]
     if not only_report:
-        orthologs = data.orthologs(plan.data_dir, offline=True)
+        orthologs = catalogue.orthologs(plan.data_dir, offline=True)
         fold = {}
         if set(plan.methods) & {*OURS, *NETWORKS}:
             family = splits.families(entries, plan.families, plan.out / "families.csv")

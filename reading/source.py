@@ -48,6 +48,7 @@ class Source:
     genes: list[str]  # shared names of the columns in use
     columns: np.ndarray = field(repr=False)  # (len(genes),) their places in the file
     warnings: list[str] = field(default_factory=list)
+    told: str = ""  # what told the species
 
     @property
     def name(self) -> str:
@@ -182,23 +183,37 @@ def decide(
     values: str | None = None,
     force: bool = False,
 ) -> Source:
-    """What a dataset is: species, kind of names, shared genes; says so, and refuses names nothing can be done with.
+    """What a dataset is: species, kind of names, shared genes, scale; says so, and what is doubtful.
 
     table: human symbol -> mouse symbol. species: what the user says it is. force: go on with doubtful gene names.
+    Raises ValueError for names nothing can be done with.
     """
-    genes = rows.genes
-    kind = kind_of_names(genes)
-    told, share, why = species_of(genes, table)
-    source = Source(rows, found, matrix, species or told, kind, [], np.empty(0, int))
-    if species and species != told and share >= SURE_OF_SPECIES:
-        source.warnings.append(
-            f"{rows.name}: you say {species}, but {share:.0%} of the telling gene names are {told} ({why}); "
-            f"leave --species out, or say {told}, unless you are sure"
-        )
+    source = look(rows, table, species=species, force=force)
+    source.values, source.matrix = found, matrix
     if found.doubt:
         source.warnings.append(
             f"{rows.name}: {matrix} is taken for {found.what()}; {found.doubt}. Raw counts do better; --values and "
             "--layer say what to use"
+        )
+    log.info(f"{rows.name}: {rows.n_cells:,} cells x {rows.n_genes:,} genes; {found.describe(matrix)}")
+    log.info(f"{rows.name}: {source.kind_of_genes()} ({source.told}); {rows.note}")
+    return source
+
+
+def look(rows: RowBlocks, table: Mapping[str, str], *, species: str | None, force: bool) -> Source:
+    """Species and genes of a dataset, the same for a corpus and for annotate; its values are not looked at.
+
+    Raises ValueError for names nothing can be done with, unless `force`; what is doubtful is among the warnings.
+    """
+    genes = rows.genes
+    kind = kind_of_names(genes)
+    told, share, why = species_of(genes, table)
+    how = "as you say" if species else f"from {why}, {share:.0%} agree" if share > 0.5 else "a guess, nothing tells"
+    source = Source(rows, normalize.Values("counts"), "X", species or told, kind, [], np.empty(0, int), told=how)
+    if species and species != told and share >= SURE_OF_SPECIES:
+        source.warnings.append(
+            f"{rows.name}: you say {species}, but {share:.0%} of the telling gene names are {told} ({why}); "
+            f"leave --species out, or say {told}, unless you are sure"
         )
     refuse_species(source, genes, species, force)
     refuse_names(rows, genes, force, source)
@@ -212,15 +227,12 @@ def decide(
             f"{rows.name}: {rows.foreign:,} of {rows.n_cells:,} cells have most of their counts in the other genome "
             f"({rows.note.split(', genes')[0]}); they are Unknown here. --species chooses the genome"
         )
-    names_of(source, table)
-    log.info(f"{rows.name}: {rows.n_cells:,} cells x {rows.n_genes:,} genes; {found.describe(matrix)}")
-    how = "as you say" if species else f"from {why}, {share:.0%} agree" if share > 0.5 else "a guess, nothing tells"
-    log.info(f"{rows.name}: {source.kind_of_genes()} ({how}); {rows.note}")
     if kind in ("entrez", "probe/other"):
         source.warnings.append(
             f"{rows.name}: its genes look like {KINDS[kind]} ({', '.join(genes[:3])}); they can only be matched with "
             "files that name genes the same way. Put gene symbols into var_names or a column gene_symbols"
         )
+    names_of(source, table)
     return source
 
 

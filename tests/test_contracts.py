@@ -22,7 +22,7 @@ CONTRACTS = {
     "stages": {"stages", *GROUND},
     "model": {"stages.batch"},
     "data_loader": {"reading", *GROUND},
-    "utils": {"data_loader", "model", "stages", *GROUND},
+    "utils": {"data_loader", "model", "reading", "stages", *GROUND},
     "recipes": {"data_loader", "flags", "model", "reading", "stages", "utils", *GROUND},
     "annotation": {"annotation", "data_loader", "model", "reading", "recipes", "stages", "utils", *GROUND},
     "annotation.report": {"annotation.report", *GROUND},

@@ -15,8 +15,16 @@ from conftest import HUMAN, MOUSE, SHARED, draw, write_catalogue, write_dataset,
 
 import data_loader as data
 from files import Cache, fingerprint
-from reading import align
+from reading import align, catalogue
 from reading.cells import Cells
+from voice import heard
+
+
+@pytest.fixture(autouse=True)
+def spoken():
+    """What is said is printed, as in a command."""
+    with heard():
+        yield
 
 
 def names_of(entries):
@@ -27,14 +35,14 @@ def names_of(entries):
 
 
 def test_the_public_catalogue_has_the_66_published_names():
-    entries = data.catalogue(Path(data.__file__).parent / "dataset")
+    entries = catalogue.read_catalogue(Path(data.__file__).parent / "dataset")
     assert len(entries) == 66 and sum(entry.labelled for entry in entries) == 59
     assert {entry.species for entry in entries} == {"human", "mouse"}
 
 
 def test_a_folders_own_catalogue_is_the_catalogue(corpus):
     write_dataset(corpus / "Not_Listed.h5", 8, MOUSE)
-    entries = data.catalogue(corpus)
+    entries = catalogue.read_catalogue(corpus)
     assert names_of(entries) == ["Mouse_A", "Mouse_B", "Human_C", "Human_D"]
     assert [entry.species for entry in entries] == ["mouse", "mouse", "human", "human"]
     assert [entry.labelled for entry in entries] == [True, True, True, False]
@@ -45,25 +53,25 @@ def test_without_a_catalogue_it_is_every_file_and_h5_comes_before_h5ad(corpus):
     (corpus / "datasets.csv").unlink()
     (corpus / "Mouse_A.h5ad").write_bytes(b"")
     (corpus / "Extra.h5ad").write_bytes(b"")
-    entries = data.catalogue(corpus)
+    entries = catalogue.read_catalogue(corpus)
     assert names_of(entries) == ["Extra", "Human_C", "Human_D", "Mouse_A", "Mouse_B"]
     assert entries[3].path.name == "Mouse_A.h5" and {entry.species for entry in entries} == {""}
 
 
 def test_datasets_restrict_exclude_leaves_out_and_species_overrides(corpus):
-    assert names_of(data.catalogue(corpus, datasets=["Human_C", "Mouse_A"])) == ["Mouse_A", "Human_C"]
-    assert names_of(data.catalogue(corpus, exclude=["Human_D", "Mouse_A"])) == ["Mouse_B", "Human_C"]
-    assert {entry.species for entry in data.catalogue(corpus, species="mouse")} == {"mouse"}
+    assert names_of(catalogue.read_catalogue(corpus, datasets=["Human_C", "Mouse_A"])) == ["Mouse_A", "Human_C"]
+    assert names_of(catalogue.read_catalogue(corpus, exclude=["Human_D", "Mouse_A"])) == ["Mouse_B", "Human_C"]
+    assert {entry.species for entry in catalogue.read_catalogue(corpus, species="mouse")} == {"mouse"}
     with pytest.raises(ValueError, match="leave no dataset"):
-        data.catalogue(corpus, datasets=["Mouse_A"], exclude=["Mouse_A"])
+        catalogue.read_catalogue(corpus, datasets=["Mouse_A"], exclude=["Mouse_A"])
 
 
 @pytest.mark.parametrize("flag", ["datasets", "exclude"])
 def test_an_unknown_name_is_refused_with_the_nearest_one(corpus, flag):
     with pytest.raises(ValueError, match="no dataset is called 'Mouse_a' in .*datasets.csv; did you mean Mouse_A"):
-        data.catalogue(corpus, **{flag: ["Mouse_a"]})
+        catalogue.read_catalogue(corpus, **{flag: ["Mouse_a"]})
     with pytest.raises(ValueError, match="'Zzz'.*there are Mouse_A, Mouse_B"):
-        data.catalogue(corpus, **{flag: ["Zzz"]})
+        catalogue.read_catalogue(corpus, **{flag: ["Zzz"]})
 
 
 @pytest.mark.parametrize(
@@ -81,29 +89,29 @@ def test_an_unknown_name_is_refused_with_the_nearest_one(corpus, flag):
 def test_a_broken_catalogue_says_where(tmp_path, rows, words):
     write_catalogue(tmp_path, rows)
     with pytest.raises(ValueError, match=words):
-        data.catalogue(tmp_path)
+        catalogue.read_catalogue(tmp_path)
 
 
 def test_a_catalogue_without_its_columns_and_an_empty_folder_say_what_is_needed(tmp_path):
     with pytest.raises(ValueError, match="neither a datasets.csv nor any .h5"):
-        data.catalogue(tmp_path)
+        catalogue.read_catalogue(tmp_path)
     with pytest.raises(ValueError, match="nowhere is not a folder"):
-        data.catalogue(tmp_path / "nowhere")
+        catalogue.read_catalogue(tmp_path / "nowhere")
     (tmp_path / "datasets.csv").write_text("name,species\na,mouse\n")
     with pytest.raises(ValueError, match="lacks the column labelled; it needs name,species,labelled"):
-        data.catalogue(tmp_path)
+        catalogue.read_catalogue(tmp_path)
     (tmp_path / "datasets.csv").write_text("\ufeffname,species,labelled\n a , Mouse, YES\n", encoding="utf-8")
-    assert data.catalogue(tmp_path) == [data.Entry("a", "mouse", True)]
+    assert catalogue.read_catalogue(tmp_path) == [data.Entry("a", "mouse", True)]
 
 
 def test_own_datasets_are_named_like_their_folder_or_file(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "yours.v2.h5ad").write_bytes(b"")
-    entries = data.own_entries(tmp_path / "mine", tmp_path / "yours.v2.h5ad", None)
+    entries = catalogue.own_entries(tmp_path / "mine", tmp_path / "yours.v2.h5ad", None)
     assert names_of(entries) == ["mine", "yours.v2"] and entries[0].species == ""
-    assert data.own_entries(None, None, "mouse") == []
+    assert catalogue.own_entries(None, None, "mouse") == []
     with pytest.raises(FileNotFoundError, match="there is no .*nothing.*--np_input"):
-        data.own_entries(tmp_path / "nothing", None, None)
+        catalogue.own_entries(tmp_path / "nothing", None, None)
 
 
 # -- fetching
@@ -150,7 +158,7 @@ def test_what_is_missing_is_fetched_and_what_cannot_be_had_is_in_a_table(corpus,
     rows += [("Human_D", "human", "no"), ("New", "mouse", "yes"), ("Gone", "mouse", "yes")]
     write_catalogue(corpus, rows)
 
-    found = data.obtain(data.catalogue(corpus), corpus, base_url=site.url + "/", offline=False)
+    found = catalogue.obtain(catalogue.read_catalogue(corpus), corpus, base_url=site.url + "/", offline=False)
     assert names_of(found) == ["Mouse_A", "Mouse_B", "Human_C", "New"]
     assert all(entry.path.exists() for entry in found) and found[3].path.suffix == ".h5ad"
     np.testing.assert_array_equal(data.load(found[3]).counts.toarray(), counts.toarray())
@@ -164,27 +172,27 @@ def test_what_is_missing_is_fetched_and_what_cannot_be_had_is_in_a_table(corpus,
 
 def test_offline_touches_no_network_and_goes_on_with_what_is_there(corpus, site, capsys):
     (corpus / "Mouse_A.h5").unlink()
-    found = data.obtain(data.catalogue(corpus), corpus, base_url=site.url, offline=True)
+    found = catalogue.obtain(catalogue.read_catalogue(corpus), corpus, base_url=site.url, offline=True)
     assert names_of(found) == ["Mouse_B", "Human_C", "Human_D"] and site.asked == []
     table = capsys.readouterr().out
     assert "1 of 4 datasets are not there" in table and "put Mouse_A.h5 into" in table
 
 
 def test_with_nothing_there_the_run_ends_and_nothing_missing_asks_nobody(corpus, site):
-    data.obtain(data.catalogue(corpus), corpus, base_url=site.url, offline=False)
+    catalogue.obtain(catalogue.read_catalogue(corpus), corpus, base_url=site.url, offline=False)
     assert site.asked == []
     for path in corpus.glob("*.h5"):
         path.unlink()
     for offline in (True, False):
         with pytest.raises(ValueError, match="none of the 4 datasets is in"):
-            data.obtain(data.catalogue(corpus), corpus, base_url=site.url, offline=offline)
+            catalogue.obtain(catalogue.read_catalogue(corpus), corpus, base_url=site.url, offline=offline)
 
 
 def test_into_a_read_only_folder_nothing_is_fetched(corpus, site):
     (corpus / "Mouse_A.h5").unlink()
     corpus.chmod(0o555)
     with pytest.raises(ValueError, match="Mouse_A.*is read-only; use --offline"):
-        data.obtain(data.catalogue(corpus), corpus, base_url=site.url, offline=False)
+        catalogue.obtain(catalogue.read_catalogue(corpus), corpus, base_url=site.url, offline=False)
     corpus.chmod(0o755)
     assert site.asked == []
 
@@ -195,18 +203,18 @@ def test_the_ortholog_table_is_looked_for_in_the_folder_then_in_the_projects_the
     monkeypatch.setattr(data, "HERE", tmp_path / "project")
     (tmp_path / "project" / "dataset").mkdir(parents=True)
     expected = {human: mouse.upper() for human, mouse in zip(HUMAN, MOUSE, strict=True)}
-    assert data.orthologs(corpus, offline=True) == expected
+    assert catalogue.orthologs(corpus, offline=True) == expected
     (corpus / align.ORTHOLOG_FILE).rename(site.folder / "table.csv")
     write_orthologs(tmp_path / "project" / "dataset", {"TP53": "Trp53"})
-    assert data.orthologs(corpus, offline=True) == {"TP53": "TRP53"}
+    assert catalogue.orthologs(corpus, offline=True) == {"TP53": "TRP53"}
     (tmp_path / "project" / "dataset" / align.ORTHOLOG_FILE).unlink()
-    assert data.orthologs(corpus, offline=True) == {}
+    assert catalogue.orthologs(corpus, offline=True) == {}
     assert "no ortholog table (--offline was asked for)" in caplog.text
     monkeypatch.setattr(align, "ORTHOLOG_URL", f"{site.url}/none.csv")
-    assert data.orthologs(corpus, offline=False) == {}
+    assert catalogue.orthologs(corpus, offline=False) == {}
     assert "404" in caplog.text
     monkeypatch.setattr(align, "ORTHOLOG_URL", f"{site.url}/table.csv")
-    assert data.orthologs(corpus, offline=False) == expected
+    assert catalogue.orthologs(corpus, offline=False) == expected
     assert (corpus / align.ORTHOLOG_FILE).exists()
 
 
@@ -215,7 +223,7 @@ def test_the_ortholog_table_is_looked_for_in_the_folder_then_in_the_projects_the
 
 def test_species_are_told_from_the_case_of_the_symbols(corpus, capsys):
     (corpus / "datasets.csv").unlink()
-    named = data.gene_names(data.catalogue(corpus), data.orthologs(corpus, offline=True))
+    named = data.gene_names(catalogue.read_catalogue(corpus), catalogue.orthologs(corpus, offline=True))
     assert [names.entry.species for names in named] == ["human", "human", "mouse", "mouse"]
     said = capsys.readouterr().out
     assert "Human_C: taken as human" in said and "--species overrides" in said
@@ -223,7 +231,7 @@ def test_species_are_told_from_the_case_of_the_symbols(corpus, capsys):
 
 
 def test_without_the_table_the_unmatched_human_genes_are_counted(corpus, caplog):
-    data.gene_names(data.catalogue(corpus), {})
+    data.gene_names(catalogue.read_catalogue(corpus), {})
     assert "without the ortholog table 1 of 12 human genes match no mouse gene" in caplog.text
 
 
@@ -245,14 +253,14 @@ def test_overlap_is_said_in_numbers_low_is_a_warning_and_none_an_error(capsys):
 
 
 def named_and_aligned(folder, cache, genes=SHARED, table=None, **values):
-    table = data.orthologs(folder, offline=True) if table is None else table
-    named = data.gene_names(data.catalogue(folder, datasets=["Human_C"]), table)
+    table = catalogue.orthologs(folder, offline=True) if table is None else table
+    named = data.gene_names(catalogue.read_catalogue(folder, datasets=["Human_C"]), table)
     return data.aligned(named[0], genes, cache, fingerprint(genes), **values)
 
 
 def test_an_aligned_dataset_has_the_vocabularys_columns(corpus):
     matrix = named_and_aligned(corpus, Cache(None))
-    cells = data.load(data.catalogue(corpus, datasets=["Human_C"])[0])
+    cells = data.load(catalogue.read_catalogue(corpus, datasets=["Human_C"])[0])
     spelled = {human: mouse.upper() for human, mouse in zip(HUMAN, MOUSE, strict=True)}
     columns = [[spelled[gene] for gene in cells.genes].index(gene) for gene in SHARED]
     np.testing.assert_array_equal(matrix.toarray(), cells.counts.toarray()[:, columns])
@@ -366,14 +374,14 @@ def test_a_folder_without_a_catalogue_is_searched_for_every_file_of_cells_but_no
     for name in ("A.h5mu", "B.loom", "some_table.csv"):
         (corpus / name).write_bytes(b"")
     (corpus / "C.zarr").mkdir()
-    found = names_of(data.catalogue(corpus))
+    found = names_of(catalogue.read_catalogue(corpus))
     assert found == ["A", "B", "C", "Human_C", "Human_D", "Mouse_A", "Mouse_B"]
 
 
 def test_a_catalogue_may_list_tables(corpus):
     pd.DataFrame(draw(5)[0].toarray(), index=[f"cell{i}" for i in range(40)], columns=MOUSE).to_csv(corpus / "T.csv")
     write_catalogue(corpus, [("T", "mouse", "no")])
-    [entry] = data.catalogue(corpus)
+    [entry] = catalogue.read_catalogue(corpus)
     assert entry.path == corpus / "T.csv"
     np.testing.assert_array_equal(data.load(entry).counts.toarray(), draw(5)[0].toarray())
 

@@ -9,8 +9,8 @@ from conftest import MOUSE, write_catalogue, write_dataset
 from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
-import data_loader as data
 from benchmarks import baselines, few_labels, splits, table
+from reading import catalogue
 
 METHODS = "LR;linear SVM;random forest;LR on 50 PCs;no pre-training;scpretrain2;random encoder;network, fine-tuned"
 
@@ -65,7 +65,7 @@ def test_datasets_that_share_cells_are_one_family(corpus, tmp_path, monkeypatch)
     write_dataset(corpus / "Kang_2.h5", 8, MOUSE)
     names = ["Mouse_A", "Mouse_B", "Mouse_E", "Kang_1", "Kang_2"]
     write_catalogue(corpus, [(name, "mouse", "yes") for name in names])
-    entries = data.catalogue(corpus)
+    entries = catalogue.read_catalogue(corpus)
     family = splits.families(entries, None, tmp_path / "families.csv")
     assert family["Mouse_A"] == family["Mouse_E"] != family["Mouse_B"]
     assert family["Kang_1"] == family["Kang_2"] == "Kang"

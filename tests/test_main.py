@@ -18,6 +18,7 @@ from scipy.sparse import csr_matrix
 import data_loader as data
 import main
 import utils
+from reading import catalogue
 from reading.align import ORTHOLOG_FILE
 from simulate import write_cellblast
 from stages import train
@@ -107,7 +108,7 @@ def test_fine_tuning_on_components_runs(pretrained, tmp_path):
 
 def counts_of(corpus, name):
     """The raw counts of a dataset in the order of the vocabulary, the slow way."""
-    cells = data.load(data.catalogue(corpus, datasets=[name])[0])
+    cells = data.load(catalogue.read_catalogue(corpus, datasets=[name])[0])
     names = [MOUSE[HUMAN.index(gene)].upper() if gene in HUMAN else gene.upper() for gene in cells.genes]
     return cells.counts.toarray()[:, [names.index(gene) for gene in SHARED]]
 
@@ -144,7 +145,7 @@ def test_fine_tuning_sees_log1p_and_components_of_the_training_cells(pretrained,
     )
     monkeypatch.setattr(train, "finetune", lambda model, *a, **k: seen.append(a) or finetune(model, *a, **k))
     assert pretrained("--datasets", "Mouse_A", "--pca_ft") == 0
-    log1p = np.log1p(data.load(data.catalogue(corpus)[0]).counts.toarray())
+    log1p = np.log1p(data.load(catalogue.read_catalogue(corpus)[0]).counts.toarray())
     parts = data.split(40, seed=0)
     assert len(fitted) == len(seen) == 2
     for x, (first, second) in zip(fitted, seen, strict=True):

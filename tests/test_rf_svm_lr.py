@@ -14,6 +14,7 @@ import data_loader as data
 import flags
 import rf_svm_lr
 import utils
+from reading import catalogue
 from stages import off_the_shelf, score
 
 
@@ -164,7 +165,7 @@ def test_both_arms_get_the_same_cells_on_the_split_of_main(command, corpus, monk
     (with_, its_labels), *others = calls
     assert with_.shape == (24, 8) and len(others) == 4
     assert all((its_labels == labels).all() and len(points) == 24 for points, labels in others)
-    entry = next(entry for entry in data.catalogue(corpus) if entry.name == "Mouse_A")
+    entry = next(entry for entry in catalogue.read_catalogue(corpus) if entry.name == "Mouse_A")
     dataset = data.prepare(entry, {})
     parts = data.split(40, seed=0)
     assert (its_labels == dataset.types.labels[parts.train]).all()

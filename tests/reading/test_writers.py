@@ -17,6 +17,7 @@ from conftest import HUMAN, TYPES, draw
 from scipy.io import mmwrite
 
 import data_loader as data
+from reading import catalogue
 from reading.cells import read
 from reading.source import open_source
 from simulate import write_cellblast
@@ -163,7 +164,7 @@ def test_each_file_gives_both_doors_the_same_cells(tmp_path, writer):
     with open_source(path, {}) as source:  # annotate.py
         np.testing.assert_array_equal(source.take(np.arange(40)).toarray(), COUNTS.toarray())
         assert source.species == "human" and sorted(source.genes) == sorted(HUMAN)
-    [entry] = data.own_entries(None, path, None)  # main.py --ann_input
+    [entry] = catalogue.own_entries(None, path, None)  # main.py --ann_input
     [named] = data.gene_names([entry], {})
     assert named.entry.species == "human" and named.genes == HUMAN
     np.testing.assert_array_equal(data.load(entry).counts.toarray(), COUNTS.toarray())
