@@ -113,7 +113,9 @@ def answers(path: Path) -> pd.DataFrame:
 
 def calibration_error(found: pd.DataFrame, truth: np.ndarray) -> float:
     """Mean distance of confidence from the share that is right, in 15 equally wide bins."""
-    right, sure = found["cell_type"].to_numpy() == truth, found["confidence"].to_numpy()
+    sure = pd.to_numeric(found["confidence"], errors="coerce").to_numpy()  # Unknown has none
+    called = np.isfinite(sure)
+    right, sure = (found["cell_type"].to_numpy() == truth)[called], sure[called]
     bins = np.minimum((sure * 15).astype(int), 14)
     return float(np.abs(np.bincount(bins, weights=sure - right, minlength=15)).sum() / len(sure))
 
