@@ -200,7 +200,7 @@ def test_into_a_read_only_folder_nothing_is_fetched(corpus, site):
 def test_the_ortholog_table_is_looked_for_in_the_folder_then_in_the_projects_then_fetched(
     corpus, site, tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(data, "HERE", tmp_path / "project")
+    monkeypatch.setattr(catalogue, "HERE", tmp_path / "project")
     (tmp_path / "project" / "dataset").mkdir(parents=True)
     expected = {human: mouse.upper() for human, mouse in zip(HUMAN, MOUSE, strict=True)}
     assert catalogue.orthologs(corpus, offline=True) == expected
@@ -243,7 +243,7 @@ def test_overlap_is_said_in_numbers_low_is_a_warning_and_none_an_error(capsys):
     data.report_overlap(entry_with(SHARED[:9]), SHARED, "the corpus")
     assert capsys.readouterr().out == "Baron: 9 of 12 genes of the corpus present (75%), human\n"
     data.report_overlap(entry_with(SHARED[:2]), SHARED, "the corpus")
-    assert "warning: Baron has under 20%" in capsys.readouterr().out
+    assert "warning: Baron has under 50%" in capsys.readouterr().out
     ids = [f"ENSG{number:011d}" for number in range(12)]
     with pytest.raises(ValueError, match="Baron .a.h5.: none of its genes.*ensembl_human.*--exclude Baron"):
         data.report_overlap(entry_with(ids), SHARED, "the corpus")
