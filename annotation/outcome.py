@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from annotation import consensus, suggest
+from annotation import confidence, consensus, suggest
 from annotation.labeller import FIT, Block
 from annotation.work import UNKNOWN, Work
 from reading.source import Source
@@ -31,6 +31,7 @@ class Calls:
     confidence: np.ndarray  # (N,) probability of the likeliest
     strange: np.ndarray  # (N,) bool: no known type explains it
     cluster: np.ndarray  # (N,) the nearest of the clusters that vote
+    group: np.ndarray  # (N,) the nearest of the groups of unknown cells
     probability: np.ndarray | None  # (N, L) where clusters vote: they may turn to any type
 
     @staticmethod
@@ -42,6 +43,7 @@ class Calls:
             confidence=np.zeros(n, np.float32),
             strange=np.zeros(n, bool),
             cluster=np.zeros(n, int),
+            group=np.zeros(n, int),
             probability=np.zeros((n, types), np.float32) if voting else None,
         )
 
@@ -78,6 +80,7 @@ def label(work: Work, sink) -> Found:
     places = reduce.umap(fitted.features, wishes.seed) if wishes.umap else None
     voting = bool(types) and wishes.consensus
     centres = consensus.over_cluster(fitted.features, seed=wishes.seed)[0] if voting else None
+    unknown = confidence.groups(fitted.features[fitted.strange], wishes.seed) if fitted.strange.any() else None
     calls = Calls.none(n, types, voting)
     found = Found(work, sink, umap=np.zeros((n, 2), np.float32) if wishes.umap else None)
     begin, busy = time.perf_counter(), time.process_time()
@@ -86,6 +89,8 @@ def label(work: Work, sink) -> Found:
         sink[rows] = block.embedding
         if types:
             calls.take(rows, block)
+        if unknown is not None:
+            calls.group[rows] = consensus.assign(block.features, unknown)
         if centres is not None:
             calls.cluster[rows] = consensus.assign(block.features, centres)
         if places is not None:
@@ -134,7 +139,17 @@ def decide(work: Work, calls: Calls, centres: np.ndarray | None) -> tuple[dict[s
         "cell_call": named(calls.first, classes),
         "known": given,
     }
+    if (final == -1).any():
+        columns["unknown_group"] = grouped(np.where(final == -1, calls.group, -1))
     return columns | votes, clusters
+
+
+def grouped(group: np.ndarray) -> pd.Categorical:
+    """Groups of unknown cells (N,) as Unknown 1, Unknown 2 ..., the largest first; none where it is -1."""
+    count = np.bincount(group[group >= 0])
+    order = np.argsort(-count, kind="stable")
+    place = np.append(np.argsort(order), -1)  # -1 stays
+    return pd.Categorical.from_codes(place[group], [f"{UNKNOWN} {i}" for i in range(1, int((count > 0).sum()) + 1)])
 
 
 def vote(
