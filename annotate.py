@@ -4,6 +4,12 @@ python annotate.py --query cells.h5ad --reference atlas.h5ad --label_key cell_ty
     the types come from another dataset, or from several
 python annotate.py --query cells.h5ad --label_key cell_type --unlabeled Unknown --out annotated.h5ad
     the types come from the few cells of the same file that have one
+python annotate.py --query cells.h5ad --out explored.h5ad --explore
+    nothing is labelled yet: groups of cells, their genes, and a page (explored.html) to name them on
+python annotate.py --query cells.h5ad --labels explored.labels.csv --out annotated.h5ad
+    the types come from a table of labels, such as the page saved: cell,cell_type or group,cell_type
+python annotate.py --query cells.h5ad --markers markers.csv --out annotated.h5ad
+    the types come from marker genes: type,gene[,sign]
 python annotate.py --query cells.h5ad --out annotated.h5ad --embed_only
     no types, just the embedding for scanpy
 
@@ -18,7 +24,7 @@ import logging
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,21 +35,30 @@ import numpy as np
 import data_loader as data
 import flags
 import utils
-from annotation import report, write_h5ad
-from annotation.outcome import Found, label, progress
-from annotation.page import about, page_of, table_of, tell
+from annotation import given_labels, groups, marker_labels, report, write_h5ad
+from annotation.outcome import SLOW, Found, label, progress
+from annotation.page import Naming, about, page_of, probabilities_of, table_of, tell
 from annotation.work import Wishes, learn_from
 from files import whole, writable
 from reading import normalize
 from reading import source as q
-from reading.cells import format_of
+from reading.cells import format_of, of_anndata, read_zarr_store
 from reading.source import Source
-from voice import heard
+from voice import heard, log
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 PREFIX = "scpretrain"
+BESIDE = {  # what lies beside the .h5ad
+    "table": ".csv",
+    "markers": ".markers.csv",
+    "page": ".html",
+    "suggested": ".suggest.csv",
+    "probabilities": ".probabilities.csv",
+}
+LARGE = 500_000_000  # bytes: a longer copy says so
+KEPT = ("data_dir", "species", "values", "layer", "pretrained_model", "gene_list", "seed", "force", "offline")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,6 +89,19 @@ def build_parser() -> argparse.ArgumentParser:
         "--unlabeled", nargs="+", default=[], metavar="LABEL",
         help="labels that mean a cell has none, such as Unknown; empty and NaN always do",
     )  # fmt: skip
+    cells.add_argument(
+        "--explore", type=int, nargs="?", const=groups.USUAL, default=0, metavar="N",
+        help=f"no labels yet: about N groups of cells (default: {groups.USUAL}), and a page to name them on",
+    )  # fmt: skip
+    cells.add_argument(
+        "--labels", type=Path, metavar="FILE",
+        help="a table of labels: cell,cell_type or group,cell_type (groups of --explore); goes before --label_key",
+    )  # fmt: skip
+    cells.add_argument(
+        "--markers", type=Path, metavar="FILE",
+        help="marker genes of the types: type,gene[,sign]; or genes x types of 0 and 1; or scType's lists. With "
+        "--explore they propose names",
+    )  # fmt: skip
     cells.add_argument("--embed_only", action="store_true", help="no labels, only the embedding")
     cells.add_argument("--species", choices=("human", "mouse"), help="of the query (default: told from its gene names)")
     cells.add_argument("--reference_species", choices=("human", "mouse"), help="of the references (default: likewise)")
@@ -83,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     cells.add_argument(
         "--layer", metavar="NAME", help="the query's matrix to use: X, raw or a layer (default: found out)"
     )
+    cells.add_argument("--modality", metavar="NAME", help="of a .h5mu query (default: rna, gex or the only one)")
     cells.add_argument(
         "--force", action="store_true", help="go on with doubled gene names, or under 10 %% of the checkpoint's genes"
     )
@@ -105,6 +134,9 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--suggest", type=int, default=0, metavar="N", help="list the N cells whose labels would help most"
     )
+    how.add_argument(
+        "--probabilities", action="store_true", help="write the probability of every type for every cell too"
+    )
     how.add_argument("--umap", action=argparse.BooleanOptionalAction, default=True, help="compute a UMAP (default: on)")
     how.add_argument(
         "--report", action=argparse.BooleanOptionalAction, default=True, help="write the .html (default: on)"
@@ -124,13 +156,15 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         wishes_of(args)
     except ValueError as error:
         parser.error(str(error))
-    if args.embed_only and args.reference:
-        parser.error("--embed_only gives no labels: leave it out, or leave --reference out")
+    if args.reference and (args.embed_only or args.explore):
+        flag = "explore" if args.explore else "embed_only"
+        parser.error(f"--{flag} gives no labels: leave it out, or leave --reference out")
 
 
-def wishes_of(args: argparse.Namespace) -> Wishes:
-    """The flags that say what is wanted; the others say where it is."""
-    return Wishes(**{name: getattr(args, name) for name in Wishes.__dataclass_fields__})
+def wishes_of(args: argparse.Namespace, **files: Any) -> Wishes:
+    """The flags that say what is wanted; the others say where it is. files: what --labels and --markers hold."""
+    names = set(Wishes.__dataclass_fields__) - {"labels", "markers"}
+    return Wishes(**{name: getattr(args, name) for name in names}, **files)
 
 
 def annotate_cells(
@@ -155,24 +189,18 @@ def annotate_cells(
 # -- files ----------------------------------------------------------------
 def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
     """The door for files: open, annotate, write."""
-    check_out(args.out, [args.query, *args.reference])
+    files = [path for path in (args.labels, args.markers) if path]
+    check_out(args.out, [args.query, *args.reference, *files])
+    given = given_labels.read(args.labels, args.label_key) if args.labels else None
     for path in (args.query, *args.reference):
         format_of(path)  # before anything is fetched
     utils.seed_everything(args.seed)
     with ExitStack() as stack:
-        table = data.orthologs(args.data_dir, offline=args.offline)
-        cells = stack.enter_context(
-            q.open_source(
-                args.query, table, species=args.species, values=args.values, layer=args.layer, force=args.force
-            )
-        )
-        q.refuse_cells(cells)
-        references = [
-            stack.enter_context(q.open_source(path, table, species=args.reference_species, force=args.force))
-            for path in args.reference
-        ]
-        q.translate([cells, *references], table)
-        beside = beside_of(args.out, report=args.report, suggested=args.suggest > 0)
+        table = data.orthologs(args.data_dir, offline=args.offline, needed=args.markers is not None)
+        cells, references, table = open_all(args, stack, table)
+        markers = marker_labels.read(args.markers, table) if args.markers else None
+        wishes = wishes_of(args, labels=given, markers=markers)
+        beside = beside_of(args.out, wishes, args.report)
         parts = {path: stack.enter_context(whole(path)) for path in (args.out, *beside.values())}
 
         def sink(width: int) -> h5py.Dataset:
@@ -181,43 +209,94 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
             return write_h5ad.embedding(file, f"X_{PREFIX}", (len(cells), width))
 
         line = shlex.join(["python", "annotate.py", *argv])
-        found = annotate_cells(cells, references, args.pretrained_model, wishes_of(args), sink, line)
+        found = annotate_cells(cells, references, args.pretrained_model, wishes, sink, line)
         write_h5ad.add_fields(found.embedding.file, *fields(found), {PREFIX: found.uns})
         for kind, path in beside.items():
-            write_beside(kind, parts[path], found, args.out.stem)
+            write_beside(kind, parts[path], found, args.out.stem, naming_of(args))
     print(f"{', '.join([str(args.out), *(path.name for path in beside.values())])} written")
+
+
+def open_all(
+    args: argparse.Namespace, stack: ExitStack, table: dict[str, str]
+) -> tuple[Source, list[Source], dict[str, str]]:
+    """Query, references and ortholog table, which is asked for only where two species meet."""
+    references = [
+        stack.enter_context(q.open_source(path, table, species=args.reference_species, force=args.force))
+        for path in args.reference
+    ]
+    how = {"species": args.species, "values": args.values, "layer": args.layer, "force": args.force}
+    cells = stack.enter_context(q.open_source(args.query, table, modality=args.modality, like=references, **how))
+    q.refuse_cells(cells)
+    everything = [cells, *references]
+    species = {source.species for source in everything}
+    if not table and (len(species) > 1 or (args.pretrained_model and "human" in species)):  # its genes are of mouse
+        table = data.orthologs(args.data_dir, offline=args.offline)
+        for source in everything:
+            q.names_of(source, table)
+    q.translate(everything, table)
+    return cells, references, table
 
 
 def begin_h5ad(target: Path, query: Path, cells: Source) -> None:
     """An .h5ad of the query's cells: a copy of the file where it is one, else made from its row blocks."""
     if format_of(query) == "h5ad":
+        if (size := query.stat().st_size) > LARGE:
+            log.info(f"copying {query} ({size / 1e9:.1f} GB)")
         write_h5ad.copy_file(query, target)
+    elif format_of(query) == "zarr":
+        read_zarr_store(query).write_h5ad(target)
     else:
         write_h5ad.new_file(target, progress(cells, "writing the cells"), cells.rows.obs, cells.rows.genes)
 
 
 def fields(found: Found) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What is added beside the embedding: columns of obs and arrays of obsm, by the names they have there."""
-    arrays = {f"X_umap_{PREFIX}": found.umap} if found.umap is not None else {}
-    return {f"{PREFIX}_{name}": column for name, column in found.columns.items()}, arrays
+    arrays = {f"X_umap_{PREFIX}": found.umap, f"{PREFIX}_probabilities": found.probabilities}
+    columns = {f"{PREFIX}_{name}": column for name, column in found.columns.items()}
+    return columns, {name: array for name, array in arrays.items() if array is not None}
 
 
-def write_beside(kind: str, path: Path, found: Found, title: str) -> None:
+def write_beside(kind: str, path: Path, found: Found, title: str, naming: Naming) -> None:
     """Write one of the files that lie beside the .h5ad."""
     if kind == "table":
         table_of(found).to_csv(path, index_label="cell", float_format="%.4f")
     elif kind == "page":
-        report.write_report(path, page_of(found, title))
+        if len(found.work.query) > SLOW:
+            log.info("writing the page")
+        report.write_report(path, page_of(found, title, naming))
     elif kind == "suggested":
         found.suggested.to_csv(path, index=False, float_format="%.4f")
+    elif kind == "markers":
+        of = {"type": "type" if found.work.labeller.classes else "group"}
+        found.markers.rename(columns=of).to_csv(path, index=False, float_format="%.4f")
+    elif kind == "probabilities":
+        probabilities_of(found).to_csv(path, index_label="cell", float_format="%.5f")
 
 
-def beside_of(out: Path, *, report: bool = True, suggested: bool = True) -> dict[str, Path]:
+def beside_of(out: Path, wishes: Wishes, page: bool) -> dict[str, Path]:
     """The files beside `out`, by what they hold."""
-    ends = (
-        {"table": ".csv"} | ({"page": ".html"} if report else {}) | ({"suggested": ".suggest.csv"} if suggested else {})
-    )
-    return {kind: out.with_suffix(end) for kind, end in ends.items()}
+    wanted = {
+        "table": True,
+        "markers": not wishes.embed_only,
+        "page": page,
+        "suggested": wishes.suggest > 0,
+        "probabilities": wishes.probabilities,
+    }
+    return {kind: out.with_suffix(BESIDE[kind]) for kind, wished in wanted.items() if wished}
+
+
+def naming_of(args: argparse.Namespace) -> Naming:
+    """What comes after the page was used to name groups: the same query, with its labels."""
+    kept = [f"--query={args.query}"]
+    for name in KEPT:
+        if name in args.given:
+            value = getattr(args, name)
+            kept += [f"--{name}"] if value is True else [f"--{name}={value}"]
+    words = [word for pair in kept for word in pair.split("=", 1)]
+    target = args.out.with_name("annotated.h5ad" if args.out.name != "annotated.h5ad" else "labelled.h5ad")
+    line = shlex.join(["python", "annotate.py", *words, "--labels", "LABELS", "--out", str(target)])
+    save_as = f"{args.out.stem}.labels.csv"
+    return Naming(line.replace("--labels LABELS", "--labels {labels}"), save_as, args.out.with_suffix(".csv").name)
 
 
 def check_out(out: Path, inputs: Sequence[Path]) -> None:
@@ -226,7 +305,7 @@ def check_out(out: Path, inputs: Sequence[Path]) -> None:
         raise ValueError(f"--out {out} must end in .h5ad, that is what is written")
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder; name a file in it")
-    for path in (out, *beside_of(out).values()):
+    for path in (out, *(out.with_suffix(end) for end in BESIDE.values())):
         for other in inputs:
             if path.exists() and other.exists() and path.samefile(other) or path.absolute() == other.absolute():
                 raise ValueError(f"--out {out} would overwrite the input {other}; name another file")
@@ -241,6 +320,9 @@ def annotate(
     *,
     label_key: str | None = None,
     unlabeled: str | Sequence[str] = (),
+    labels: str | Path | Mapping[str, str] | None = None,
+    markers: str | Path | None = None,
+    explore: int = 0,
     embed_only: bool = False,
     pretrained_model: str | Path | None = None,
     gene_list: str | Path | None = None,
@@ -250,6 +332,7 @@ def annotate(
     unknown: float | None = None,
     consensus: bool = True,
     suggest: int = 0,
+    probabilities: bool = False,
     umap: bool = True,
     report: str | Path | None = None,
     force: bool = False,
@@ -265,6 +348,9 @@ def annotate(
         reference: one labelled AnnData to learn the types from, or several. None: the labels are in `adata`.
         label_key: the column of obs with cell types. Default: cell_ontology_class, else cell_type.
         unlabeled: label(s) that mean a cell has none, such as "Unknown"; empty and NaN always do.
+        labels: a table of labels (a file cell,cell_type or group,cell_type), or a dict or Series cell -> type.
+        markers: a file of marker genes, type,gene[,sign].
+        explore: so many groups of cells to be named, e.g. 20; no labels are needed.
         embed_only: no labels, only the embedding.
         pretrained_model: a checkpoint of main.py. Default: an encoder is made of the cells at hand.
         gene_list: the genes of a published bare checkpoint.
@@ -273,6 +359,7 @@ def annotate(
         unknown: the share of known cells that may be called Unknown, e.g. 0.05. None: no cell is.
         consensus: let small clusters vote.
         suggest: so many cells whose labels would help most are named in uns["scpretrain"]["suggested"].
+        probabilities: the probability of every type goes into obsm["scpretrain_probabilities"].
         umap: compute a UMAP.
         report: a file to write the page to, e.g. "annotated.html".
         force: go on with doubled gene names, or under 10 % of the checkpoint's genes.
@@ -284,18 +371,22 @@ def annotate(
     Raises:
         ValueError: with what to do about it, as the command does.
     """
-    wishes = Wishes(
+    wanted = dict(
         label_key=label_key,
         unlabeled=[unlabeled] if isinstance(unlabeled, str) else list(unlabeled),
         embed_only=embed_only,
+        explore=explore,
         unknown=unknown,
         consensus=consensus,
         suggest=suggest,
+        probabilities=probabilities,
         umap=umap,
         gene_list=None if gene_list is None else Path(gene_list),
         force=force,
         seed=seed,
     )
+    Wishes(**wanted)  # refuses what cannot be before any work
+    given = given_of(labels, label_key)
     others = [reference] if hasattr(reference, "obs_names") else list(reference)
     with spoken(verbose):
         out = adata.to_memory() if adata.isbacked else adata.copy()  # before any work: what cannot be copied fails now
@@ -308,6 +399,8 @@ def annotate(
             for i, one in enumerate(others, 1)
         ]
         q.translate([cells, *sources], table)
+        genes = None if markers is None else marker_labels.read(Path(markers), table)
+        wishes = Wishes(**wanted, labels=given, markers=genes)
         model = None if pretrained_model is None else Path(pretrained_model)
         found = annotate_cells(
             cells, sources, model, wishes, lambda width: np.empty((len(cells), width), np.float32), "annotate(...)"
@@ -320,8 +413,16 @@ def annotate(
         out.uns[PREFIX] = found.uns
         if report is not None:
             with whole(report) as part:
-                write_beside("page", part, found, Path(report).stem)
+                write_beside("page", part, found, Path(report).stem, Naming(save_as=f"{Path(report).stem}.labels.csv"))
         return out
+
+
+def given_of(labels: str | Path | Mapping[str, str] | None, label_key: str | None) -> given_labels.Given | None:
+    """Labels as a notebook hands them: a file, or types by the cell's name."""
+    if labels is None or isinstance(labels, (str, Path)):
+        return None if labels is None else given_labels.read(Path(labels), label_key)
+    types = {str(cell): "" if kind is None or kind != kind else str(kind) for cell, kind in labels.items()}
+    return given_labels.Given(Path("labels"), False, types)
 
 
 @contextmanager
@@ -335,7 +436,7 @@ def spoken(verbose: bool) -> Iterator[None]:
 
 def of_adata(adata: AnnData, name: str, table, *, values: str | None = None, **how) -> Source:
     """An AnnData as a dataset to annotate or to learn from."""
-    cells = q.matrices_of(adata, name)
+    cells = of_anndata(adata, name)
     words, found = q.choose({words: one.counts[:500] for words, one in cells.items()}, values, name)
     return q.in_memory(cells[words], table, words, found, **how)
 

@@ -19,6 +19,8 @@ from annotation.product import product
 from reading import align
 from reading.source import Source, shared_genes
 from stages import classify
+from stages.folds import folds
+from stages.score import entropy
 
 FIT = 20_000  # query cells that are learnt from together; the rest is labelled block by block
 OF_REFERENCES = 6_000  # reference cells that are learnt from, evenly over types: more take time and change little
@@ -249,7 +251,7 @@ def _by_references(seen: Seen, classes, references, batches, error: float | None
     taken = sent.voted.argmax(axis=1)  # (M,) the type that a cell is taken for, here and among the held-out ones
     limits = confidence.limits_of(held.scores, held.voted.argmax(axis=1), sent.scores, taken, types, error or 0.05)
     anchors = np.sort(rng.choice(len(taken), min(len(taken), confidence.REFERENCE), replace=False))
-    unknown = confidence.Strange(sent.middle, sent.directions, confidence.entropy(sent.raw)[anchors], limits)
+    unknown = confidence.Strange(sent.middle, sent.directions, entropy(sent.raw)[anchors], limits)
     excess = sent.scores - limits[taken]
     strange = (excess > 0) | learnt.foreign
     unexplained = float(strange.mean())
@@ -321,21 +323,21 @@ def _from_query(query, log, embedding, embedder, labels, types: int, seed: int) 
     rng = np.random.default_rng(seed)
     few = evenly(labels, MANY, rng)
     strength = classify.choose_strength(features[few], labels[few], seed)
-    model = classify.self_train(features, labels, strength)
+    model = classify.learn(features, labels, types, strength=strength)
     rest = np.flatnonzero(labels < 0)
     rest = rng.choice(rest, OUT_OF_FOLD, replace=False) if len(rest) > OUT_OF_FOLD else rest
     some = np.sort(np.concatenate([evenly(labels, OUT_OF_FOLD, rng), rest]))
 
     def again(labels: np.ndarray) -> np.ndarray:
-        return classify.predict(classify.self_train(features[some], labels, strength), features[some], types)
+        return classify.learn(features[some], labels, types, strength=strength).predict(features[some])
 
-    probabilities = classify.predict(model, features, types)
+    probabilities = model.predict(features)
     temperature, ece, held_out = _hold_out(again, labels[some], probabilities.mean(axis=0), seed)
     learnt = Learnt(
         weights=weights,
         turn=turn,
         shift=shift,
-        classify=lambda f, _: classify.predict(model, f, types),
+        classify=lambda f, _: model.predict(f),
         temperature=temperature,
         ece=ece,
         held_out=held_out,
@@ -390,7 +392,7 @@ def send(parts, embeddings, labels, ours: csr_matrix, embedding: np.ndarray, typ
     raw = _of_logits(logits + bias, present, types)
     averaged = features[near].mean(axis=1)
     middle, directions = confidence.directions_of(np.vstack(points), known, averaged)
-    scores = confidence.strangeness(averaged, confidence.entropy(raw)[near].mean(axis=1), middle, directions)
+    scores = confidence.strangeness(averaged, entropy(raw)[near].mean(axis=1), middle, directions)
     return Sent(
         views=views, centre=centre, weights=weights, bias=bias, present=present, features=features, near=near,
         raw=raw, voted=voted(raw, near), middle=middle, directions=directions, scores=scores,
@@ -408,7 +410,7 @@ def _held_out(parts, embeddings, labels, batch, types: int, seed: int) -> HeldOu
     origin = np.repeat(np.arange(len(parts)), [len(part) for part in labels])
     some = evenly(y, OUT_OF_FOLD, rng)
     fold = _batch_folds(batch[some], FOLDS) if len(np.unique(batch[some])) > 1 else None
-    fold = confidence.folds(y[some], FOLDS, seed) if fold is None else fold
+    fold = folds(y[some], FOLDS, seed) if fold is None else fold
     held, truth, scores = [], [], []
     for j in np.unique(fold[fold >= 0]):
         out, rest = some[fold == j], some[fold != j]
@@ -522,8 +524,8 @@ def _fold(views, encoder: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np
     """
     weights, shifts, turn = [encoder], [], []
     for (source, view), weight in zip(views, classify.view_weights(views), strict=True):
-        inner = (view.inverse[:, None] * view.axes * weight).astype(np.float32)
-        shifts.append(view.shift @ view.axes * weight)
+        inner = (view.weights * weight).astype(np.float32)
+        shifts.append(view.offset * weight)
         if source == "encoder":
             turn.append(inner)
             continue
@@ -538,9 +540,9 @@ def _unit(log: csr_matrix) -> csr_matrix:
     return (diags((UNIT / np.sqrt(np.maximum(squares, 1e-12))).astype(np.float32)) @ log).tocsr()
 
 
-def _hold_out(again, labels: np.ndarray, shares: np.ndarray, seed: int, folds: int = 5):
+def _hold_out(again, labels: np.ndarray, shares: np.ndarray, seed: int, n_folds: int = 5):
     """Temperature, calibration error, and (R, 3) confidence, type called and type of held-out labelled cells."""
-    return _measured(confidence.out_of_fold(again, labels, len(shares), folds, seed), labels, shares)
+    return _measured(confidence.out_of_fold(again, labels, len(shares), n_folds, seed), labels, shares)
 
 
 def _measured(held: np.ndarray, labels: np.ndarray, shares: np.ndarray):

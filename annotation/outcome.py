@@ -12,14 +12,17 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from annotation import confidence, consensus, suggest
-from annotation.labeller import FIT, Block
+from annotation import confidence, consensus, groups, marker_labels, suggest
+from annotation.groups import Groups
+from annotation.labeller import AVERAGED, FIT, Block, neighbours
+from annotation.markers import marker_genes
 from annotation.work import UNKNOWN, Work
 from reading.source import Source
 from stages import reduce
 from voice import bar, log
 
 BLOCK = 4096  # query rows at a time
+SLOW = 3_000  # cells learnt from: with more, steps take seconds and say what they do
 
 
 @dataclass
@@ -31,11 +34,11 @@ class Calls:
     confidence: np.ndarray  # (N,) probability of the likeliest
     strange: np.ndarray  # (N,) bool: no known type explains it
     cluster: np.ndarray  # (N,) the nearest of the clusters that vote
-    group: np.ndarray  # (N,) the nearest of the groups of unknown cells
-    probability: np.ndarray | None  # (N, L) where clusters vote: they may turn to any type
+    unlike: np.ndarray  # (N,) the nearest of the groups of unknown cells
+    probability: np.ndarray | None  # (N, L) where clusters vote, for they may turn to any type, or it is asked for
 
     @staticmethod
-    def none(n: int, types: int, voting: bool) -> Calls:
+    def none(n: int, types: int, all_types: bool) -> Calls:
         """Of n cells none of which has been looked at."""
         return Calls(
             first=np.full(n, -1),
@@ -43,8 +46,8 @@ class Calls:
             confidence=np.zeros(n, np.float32),
             strange=np.zeros(n, bool),
             cluster=np.zeros(n, int),
-            group=np.zeros(n, int),
-            probability=np.zeros((n, types), np.float32) if voting else None,
+            unlike=np.zeros(n, int),
+            probability=np.zeros((n, types), np.float32) if all_types else None,
         )
 
     def take(self, rows: slice, block: Block) -> None:
@@ -68,6 +71,11 @@ class Found:
     uns: dict[str, Any] = field(default_factory=dict)
     clusters: pd.DataFrame | None = None
     suggested: pd.DataFrame | None = None
+    markers: pd.DataFrame | None = None  # genes of each type, or of each group
+    groups: pd.DataFrame | None = None  # a row a group: group, n, suggested, proposed, score, mixed
+    group: np.ndarray | None = None  # (N,) int, 1 for the largest group
+    stability: float = float("nan")  # of the groups
+    probabilities: np.ndarray | None = None  # (N, L) before clusters vote and known labels count
     seconds: float = 0.0
     processor: float = 0.0  # seconds, of all threads
     notes: list[str] = field(default_factory=list)
@@ -77,22 +85,26 @@ def label(work: Work, sink) -> Found:
     """Label every cell of the query by blocks; its embedding goes into `sink` (N, H), which takes slices."""
     model, fitted, wishes = work.labeller, work.labeller.fitted, work.wishes
     n, types = len(work.query), len(model.classes)
-    places = reduce.umap(fitted.features, wishes.seed) if wishes.umap else None
+    places = map_of(work) if wishes.umap else None
     voting = bool(types) and wishes.consensus
-    centres = consensus.over_cluster(fitted.features, seed=wishes.seed)[0] if voting else None
+    centres = voters(work) if voting else None
+    grouped = None if types else group_cells(work)
     unknown = confidence.groups(fitted.features[fitted.strange], wishes.seed) if fitted.strange.any() else None
-    calls = Calls.none(n, types, voting)
+    calls = Calls.none(n, types, voting or wishes.probabilities)
     found = Found(work, sink, umap=np.zeros((n, 2), np.float32) if wishes.umap else None)
+    found.group = np.zeros(n, int) if grouped else None
     begin, busy = time.perf_counter(), time.process_time()
-    for start, counts in progress(work.query, "labelling"):
+    for start, counts in progress(work.query, "labelling" if types else "embedding"):
         rows, block = slice(start, start + counts.shape[0]), model.block(counts)
         sink[rows] = block.embedding
         if types:
             calls.take(rows, block)
         if unknown is not None:
-            calls.group[rows] = consensus.assign(block.features, unknown)
+            calls.unlike[rows] = consensus.assign(block.features, unknown)
         if centres is not None:
             calls.cluster[rows] = consensus.assign(block.features, centres)
+        if grouped is not None:
+            found.group[rows] = 1 + consensus.assign(block.features, grouped.centres)
         if places is not None:
             near = model.nearest(block.features) if block.near is None else block.near
             found.umap[rows] = places[model.anchors[near[:, :3]]].mean(axis=1)
@@ -107,13 +119,81 @@ def label(work: Work, sink) -> Found:
             "in blocks and placed on the map beside their nearest cells."
         )
     found.seconds, found.processor = time.perf_counter() - begin, time.process_time() - busy
-    if types:
-        found.columns, found.clusters = decide(work, calls, centres)
-    if wishes.suggest:
-        found.suggested = suggest_cells(work, found, wishes.suggest)
+    describe(found, calls, centres, grouped)
     return found
 
 
+def describe(found: Found, calls: Calls, centres: np.ndarray | None, grouped: Groups | None) -> None:
+    """Add columns, tables and marker genes once every cell has been looked at."""
+    work, fitted = found.work, found.work.labeller.fitted
+    if work.labeller.classes:
+        found.columns, found.clusters = decide(work, calls, centres)
+        found.probabilities = calls.probability if work.wishes.probabilities else None
+        of_fitted = np.asarray(found.columns["cell_type"]).astype(object)[fitted.rows]
+    else:
+        found.group[fitted.rows] = 1 + grouped.of
+        found.groups, found.stability = table_of_groups(found, grouped), grouped.stability
+        of_fitted = (1 + grouped.of).astype(str)
+        if work.wishes.explore:
+            found.columns["group"] = pd.Categorical.from_codes(found.group - 1, found.groups["group"].astype(str))
+    if work.wishes.suggest:
+        found.suggested = suggest_cells(work, found, work.wishes.suggest)
+    say_slow(work, "marker genes")
+    found.markers = marker_genes(fitted.log, work.query.spelled(), of_fitted)
+
+
+def say_slow(work: Work, what: str) -> None:
+    """Name a step that takes seconds."""
+    if (cells := len(work.labeller.fitted.rows)) > SLOW:
+        log.info(f"{what}, of {cells:,} cells")
+
+
+def map_of(work: Work) -> np.ndarray:  # (M, 2)
+    """The UMAP of the cells that were learnt from."""
+    log.info(f"drawing the map: UMAP of {len(work.labeller.fitted.rows):,} cells")
+    return reduce.umap(work.labeller.fitted.features, work.wishes.seed)
+
+
+def voters(work: Work) -> np.ndarray:  # (K, D)
+    """The centres of the small clusters that vote."""
+    say_slow(work, "small clusters that vote")
+    return consensus.over_cluster(work.labeller.fitted.features, seed=work.wishes.seed)[0]
+
+
+# -- groups ----------------------------------------------------------------
+def group_cells(work: Work) -> Groups:
+    """Groups of the cells that were learnt from; says how many, how large and how stable."""
+    fitted, wishes = work.labeller.fitted, work.wishes
+    say_slow(work, "groups of cells that belong together")
+    found = groups.find(fitted.features, fitted.averaged, wishes.explore or groups.USUAL, wishes.seed)
+    size = np.bincount(found.of, minlength=len(found.centres))
+    if wishes.explore:
+        log.info(
+            f"{len(size)} groups of {size.min():,} to {size.max():,} cells; a second run on {groups.AGAIN:.0%} of the "
+            f"cells, with another seed, agrees to {found.stability:.2f} (adjusted Rand index)"
+        )
+    return found
+
+
+def table_of_groups(found: Found, grouped: Groups) -> pd.DataFrame:
+    """A row a group: group, n (of all cells), suggested (cells to look at first), proposed, score, mixed."""
+    work, fitted = found.work, found.work.labeller.fitted
+    look_at = groups.to_look_at(grouped, fitted.averaged, work.wishes.seed)
+    names = work.query.rows.cells
+    table = pd.DataFrame({"group": 1 + np.arange(len(grouped.centres))})
+    table["n"] = np.bincount(found.group, minlength=len(table) + 1)[1:]
+    table["suggested"] = [[names[row] for row in fitted.rows[rows]] for rows in look_at]
+    table["proposed"], table["score"] = "", np.nan
+    if work.wishes.markers:
+        columns, signs = marker_labels.measured(work.wishes.markers, work.query)
+        score = marker_labels.scores(fitted.log[:, columns], signs, neighbours(fitted.features, AVERAGED))
+        proposed = marker_labels.proposals(score, grouped.of, work.wishes.markers.types)
+        table["proposed"], table["score"] = proposed["proposed"], proposed["score"]
+    table["mixed"] = groups.mixed(grouped, fitted.features, work.wishes.seed)
+    return table
+
+
+# -- types ----------------------------------------------------------------
 def decide(work: Work, calls: Calls, centres: np.ndarray | None) -> tuple[dict[str, Any], pd.DataFrame | None]:
     """The columns of obs and the table of clusters: votes overrule, then Unknown, then known labels.
 
@@ -134,17 +214,18 @@ def decide(work: Work, calls: Calls, centres: np.ndarray | None) -> tuple[dict[s
     runner_up = np.where(runner_up == final, -2, runner_up)
     columns = {
         "cell_type": named(final, classes),
-        "confidence": np.where(given, 1.0, sure).astype(np.float32),
+        # of Unknown there is none: that of the type it was refused would let it pass a filter on confidence
+        "confidence": np.where(given, 1.0, np.where(calls.strange, np.nan, sure)).astype(np.float32),
         "second_choice": named(runner_up, classes),
         "cell_call": named(calls.first, classes),
         "known": given,
     }
     if (final == -1).any():
-        columns["unknown_group"] = grouped(np.where(final == -1, calls.group, -1))
+        columns["unknown_group"] = named_groups(np.where(final == -1, calls.unlike, -1))
     return columns | votes, clusters
 
 
-def grouped(group: np.ndarray) -> pd.Categorical:
+def named_groups(group: np.ndarray) -> pd.Categorical:
     """Groups of unknown cells (N,) as Unknown 1, Unknown 2 ..., the largest first; none where it is -1."""
     count = np.bincount(group[group >= 0])
     order = np.argsort(-count, kind="stable")

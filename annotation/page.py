@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_matrix, vstack
 
 from annotation import report
 from annotation.labeller import Learnt
-from annotation.outcome import Found
+from annotation.markers import informative, marker_dots
+from annotation.outcome import Found, progress
 from annotation.work import UNKNOWN
 from voice import log
 
 DRAWN = 50_000  # cells in the page's map
+GENES_SHOWN = 2_000  # that the page can colour the map by
+GENES_OF_GROUP = 5
 
 
 def about(found: Found, command: str) -> dict[str, Any]:
@@ -28,7 +33,7 @@ def about(found: Found, command: str) -> dict[str, Any]:
         "genes": np.array(work.query.genes, dtype=object),
         "classes": np.array(model.classes, dtype=object),
         "temperature": learnt.temperature,
-        "ece": learnt.ece,
+        "ece": float("nan") if work.wishes.markers else learnt.ece,
         "seed": work.wishes.seed,
         "recipe": work.settings["recipe"],
         "warnings": np.array(work.warnings, dtype=object),
@@ -40,7 +45,17 @@ def about(found: Found, command: str) -> dict[str, Any]:
         content["clusters"] = found.clusters.set_index(found.clusters["cluster"].astype(str).to_numpy())
     if found.suggested is not None:
         content["suggested"] = found.suggested["cell"].to_numpy(dtype=object)
+    if found.markers is not None and len(found.markers):
+        content["markers"] = found.markers.set_index(found.markers.index.astype(str))
+    if work.wishes.explore:
+        content["groups"] = listed(found.groups).set_index(found.groups["group"].astype(str).to_numpy())
+        content["group_stability"] = found.stability
     return content
+
+
+def listed(groups: pd.DataFrame) -> pd.DataFrame:
+    """The table of groups with its lists of cells as text."""
+    return groups.assign(suggested=[", ".join(str(cell) for cell in cells) for cells in groups["suggested"]])
 
 
 def versions() -> dict[str, str]:
@@ -67,20 +82,45 @@ def tell(found: Found) -> None:
     rate = len(work.query) / max(found.seconds, 1e-9)
     took = f"{found.seconds:.1f} s ({rate:,.0f} cells/s; {found.processor:.1f} s of processor time)"
     log.info(f"{len(work.query):,} cells in {took}")
-    if found.columns:
+    if work.labeller.classes:
         counts = pd.Series(np.asarray(found.columns["cell_type"])).value_counts()
         if work.labeller.calls_unknown and work.labeller.unknown is not None:
             counts[UNKNOWN] = counts.get(UNKNOWN, 0)
         log.info("; ".join(f"{name} {count:,}" for name, count in counts.items()))
     if found.suggested is not None and len(found.suggested):
         log.info("label next: " + ", ".join(found.suggested["cell"].astype(str)))
+    if work.wishes.explore:
+        for row in found.groups.itertuples():
+            genes = ", ".join(markers_of(found, str(row.group))["gene"].head(GENES_OF_GROUP)) or "no gene of its own"
+            proposed = f"; {row.proposed}?" if row.proposed else ""
+            log.info(f"group {row.group}: {row.n:,} cells; {genes}{proposed}")
+
+
+def markers_of(found: Found, name: str) -> pd.DataFrame:
+    """The marker genes of one type, or group."""
+    return found.markers[found.markers["type"] == name]
+
+
+def probabilities_of(found: Found) -> pd.DataFrame:
+    """The .probabilities.csv: a row a cell, a column a type."""
+    cells = pd.Index(found.work.query.rows.cells, dtype=object)
+    return pd.DataFrame(found.probabilities, index=cells, columns=found.work.labeller.classes)
 
 
 # -- the page ----------------------------------------------------------------
-def page_of(found: Found, title: str) -> report.Annotation:
+@dataclass(frozen=True)
+class Naming:
+    """How the names that are given on the page come back: what to type next, and the files that takes."""
+
+    next_command: str = ""  # {labels} stands for the saved file
+    save_as: str = ""
+    groups_file: str = ""
+
+
+def page_of(found: Found, title: str, naming: Naming = Naming()) -> report.Annotation:
     """What the page says."""
     work, of = found.work, found.columns
-    fitted, n = work.labeller.fitted, len(work.query)
+    fitted, n, called = work.labeller.fitted, len(work.query), bool(work.labeller.classes)
     rows = fitted.rows if n > DRAWN else np.arange(n)
     page = report.Annotation(
         title=title,
@@ -95,18 +135,23 @@ def page_of(found: Found, title: str) -> report.Annotation:
         versions=versions(),
         command=found.uns["command"],
         unknown=UNKNOWN,
-        called=bool(of),
+        called=called,
+        genes=gene_values(found, rows),
+        names=names_of(found),
     )
-    if not of:
+    if not called:
+        page.group, page.groups = found.group[rows], with_genes(found)
+        page.next_command, page.save_as = naming.next_command, naming.save_as
+        page.groups_file = naming.groups_file
         return page
     types = np.asarray(of["cell_type"]).astype(object)  # (N,)
     page.cell_type, page.confidence = types[rows], np.asarray(of["confidence"])[rows]
     page.second_choice = np.asarray(pd.Series(of["second_choice"]).astype(object).fillna(""))[rows]
     page.counts = pd.Series(types).value_counts().to_dict()
     page.clusters = found.clusters
+    page.markers, page.dots = found.markers, dots_of(found, types[fitted.rows])
     beside_known(page, found, types, rows)
-    typical(page, found, types[fitted.rows])
-    if np.isfinite(work.labeller.learnt.ece):
+    if np.isfinite(work.labeller.learnt.ece) and not work.wishes.markers:  # their sure cells are no sample of all
         page.ece, page.reliability = work.labeller.learnt.ece, reliability(work.labeller.learnt)
     return page
 
@@ -120,6 +165,50 @@ def expected(found: Found) -> list[str]:
         f"{UNKNOWN} are cells that no type explains. Of the cells of known types about {share:.0%} are expected among "
         "them, for that share was asked for; where the labels come from another dataset it can be more."
     ]
+
+
+def names_of(found: Found) -> list[str]:
+    """Names of types to choose from: of the labels, of the markers, of the query's own column."""
+    wishes, query = found.work.wishes, found.work.query
+    names = list(found.work.labeller.classes)
+    names += wishes.labels.names if wishes.labels else []
+    names += wishes.markers.types if wishes.markers else []
+    column = query.labels(wishes.label_key, wishes.unlabeled)
+    return list(dict.fromkeys([*names, *sorted(set(column) - {""} if column is not None else ())]))
+
+
+def with_genes(found: Found) -> pd.DataFrame:
+    """The table of groups with the genes of each: dicts of gene, inside, outside."""
+    genes = []
+    for number in found.groups["group"]:
+        mine = markers_of(found, str(number)).head(GENES_OF_GROUP)
+        columns = zip(mine["gene"], mine["detected_in"], mine["detected_out"], strict=True)
+        genes.append([{"gene": gene, "inside": inside, "outside": outside} for gene, inside, outside in columns])
+    return found.groups.assign(genes=genes)
+
+
+def gene_values(found: Found, rows: np.ndarray) -> tuple[list[str], csr_matrix]:
+    """The names of the most telling genes, most telling first, and their log1p values in the drawn cells (n, K)."""
+    query, fitted = found.work.query, found.work.labeller.fitted
+    names = query.spelled()
+    columns = informative(fitted.log, names, found.markers["gene"], GENES_SHOWN)
+    place = np.full(len(query), -1)
+    place[fitted.rows] = np.arange(len(fitted.rows))
+    if (place[rows] >= 0).all():
+        values = fitted.log[:, columns].tocsr()[place[rows]]
+    else:
+        values = vstack(
+            [query.log(counts)[0][:, columns] for _, counts in progress(query, "reading genes for the page")],
+            format="csr",
+        )[rows]
+    return [names[column] for column in columns], values.astype(np.float32)
+
+
+def dots_of(found: Found, types: np.ndarray) -> pd.DataFrame:
+    """How every type expresses the first markers of each, from the cells that were learnt from and their types (M,)."""
+    wanted = found.markers.groupby("type", sort=False).head(3)["gene"]
+    genes = found.work.query.spelled()
+    return marker_dots(found.work.labeller.fitted.log, genes, types, list(dict.fromkeys(wanted)))
 
 
 def beside_known(page: report.Annotation, found: Found, types: np.ndarray, rows: np.ndarray) -> None:
@@ -138,14 +227,6 @@ def beside_known(page: report.Annotation, found: Found, types: np.ndarray, rows:
             page.confusion_note = (
                 "Labelled cells, each called as if it had no label; in the output their labels are kept."
             )
-
-
-def typical(page: report.Annotation, found: Found, types: np.ndarray) -> None:
-    """Add the marker genes of each type, from the cells that were learnt from and their types (M,)."""
-    log_counts, genes = found.work.labeller.fitted.log, found.work.query.spelled()
-    page.markers = report.marker_genes(log_counts, genes, types)
-    wanted = page.markers.groupby("type", sort=False).head(3)["gene"]
-    page.dots = report.marker_dots(log_counts, genes, types, list(dict.fromkeys(wanted)))
 
 
 def reliability(learnt: Learnt) -> pd.DataFrame:

@@ -12,9 +12,11 @@ import numpy as np
 
 import recipes
 import utils
-from annotation import foreign
+from annotation import foreign, given_labels, marker_labels
 from annotation import labeller as learn
+from annotation.given_labels import Given
 from annotation.labeller import Embedder, Labeller
+from annotation.marker_labels import Markers
 from reading import align
 from reading import source as q
 from reading.source import Source
@@ -31,11 +33,15 @@ class Wishes:
 
     label_key: str | None = None
     unlabeled: Sequence[str] = ()  # labels that mean a cell has none
+    labels: Given | None = None  # of a file of their own
+    markers: Markers | None = None  # genes by which to find sure cells of each type
     embed_only: bool = False
+    explore: int = 0  # groups to be named; 0: none
     unknown: float | None = None  # share of known cells that may be called Unknown; None: no cell is
     consensus: bool = True
     suggest: int = 0
     umap: bool = True
+    probabilities: bool = False
     gene_list: Path | None = None
     force: bool = False
     seed: int = 0
@@ -43,11 +49,25 @@ class Wishes:
     def __post_init__(self) -> None:
         if self.unknown is not None and not 0 <= self.unknown < 1:
             raise ValueError(f"--unknown is a share of cells, from 0 to below 1, not {self.unknown}")
-        for name in ("suggest", "seed"):
+        for name in ("suggest", "seed", "explore"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} must not be negative, it is {getattr(self, name)}")
-        if self.embed_only and self.unknown:
-            raise ValueError("--embed_only gives no labels: leave it out, or leave --unknown out")
+        for name in ("explore", "embed_only"):
+            if getattr(self, name) and (self.unknown or self.probabilities):
+                other = "--unknown" if self.unknown else "--probabilities"
+                raise ValueError(f"--{name} gives no labels: leave it out, or leave {other} out")
+        if self.unknown and self.markers is not None:
+            raise ValueError(
+                "--unknown learns what is strange from ordinary labelled cells; the sure cells that --markers finds "
+                "are purer than others: leave --unknown out"
+            )
+        if self.labels is not None and self.markers is not None and not self.explore:
+            raise ValueError("--labels and --markers both say what cells are: leave one of them out")
+
+    @property
+    def typed(self) -> bool:
+        """Whether cells get types."""
+        return not (self.embed_only or self.explore)
 
 
 @dataclass
@@ -69,7 +89,8 @@ class Work:
 class Labels:
     """Cell types by number: what is learnt from, and what is only compared with."""
 
-    known: np.ndarray  # (N,) of the query, -1 for none
+    taught: np.ndarray  # (N,) of the query, learnt from, -1 for none
+    known: np.ndarray  # (N,) of these the ones that are kept; marker genes only suppose
     theirs: list[np.ndarray]  # (M,) of each reference
     classes: list[str]
     existing: np.ndarray | None = None  # (N,) names in the query that are not learnt from, "" for none
@@ -77,31 +98,32 @@ class Labels:
 
 def learn_from(cells: Source, references: Sequence[Source], model: Path | None, wishes: Wishes) -> Work:
     """Everything that comes before the first cell is labelled. model: a checkpoint; None: an encoder is made here."""
-    if wishes.embed_only and references:
-        raise ValueError("--embed_only gives no labels: leave it out, or leave --reference out")
+    for name in ("embed_only", "explore", "labels", "markers"):
+        if references and getattr(wishes, name):
+            why = "gives no labels" if name in ("embed_only", "explore") else "says what the query's own cells are"
+            raise ValueError(f"--{name} {why}: leave it out, or leave --reference out")
     everything = [cells, *references]
     shared = q.shared_genes(everything)
-    labels = (
-        Labels(np.full(len(cells), -1), [], []) if wishes.embed_only else cell_types(cells, references, wishes)
-    )  # fmt: skip
+    labels = None if wishes.markers and wishes.typed else cell_types(cells, references, wishes)
     checkpoint, overlap, made = encoder_for(everything, shared, model, wishes)
     linear = checkpoint.encoder.linear
     embedder = Embedder(
         genes=checkpoint.genes,
         weight=linear.weight.detach().cpu().numpy().T.copy(),
         bias=linear.bias.detach().cpu().numpy(),
-        plain=checkpoint.recipe == "paper",
+        plain=recipes.sees_raw_counts(checkpoint.recipe),
     )
+    labels = labels or by_markers(cells, embedder, wishes)
     begin = time.perf_counter()
+    log.info(f"learning what the {min(len(cells), learn.FIT):,} cells are like")
     pairs = list(zip(references, labels.theirs, strict=True))
     labeller = learn.fit(
-        cells, embedder, labels.known, labels.classes, pairs, error=wishes.unknown, seed=wishes.seed
+        cells, embedder, labels.taught, labels.classes, pairs, error=wishes.unknown, seed=wishes.seed
     )  # fmt: skip
     if labels.classes:
-        log.info(
-            f"learnt {len(labels.classes)} types in {time.perf_counter() - begin:.1f} s; calibration error on held-out "
-            f"labelled cells {labeller.learnt.ece:.3f}"
-        )
+        measured = f"calibration error on held-out labelled cells {labeller.learnt.ece:.3f}"
+        measured = "confidence is not calibrated, for sure cells are no sample" if wishes.markers else measured
+        log.info(f"learnt {len(labels.classes)} types in {time.perf_counter() - begin:.1f} s; {measured}")
     warnings = [sentence for source in everything for sentence in source.warnings]
     warnings = doubts(labeller, wishes.unknown, cells.name) + warnings  # the gravest comes first
     for sentence in warnings:
@@ -111,6 +133,8 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
         "references": ", ".join(str(source.rows.path) for source in references),
         "label_key": wishes.label_key or "",
         "unlabeled": ", ".join(str(word) for word in wishes.unlabeled),
+        "labels": str(wishes.labels.path) if wishes.labels else "",
+        "markers": str(wishes.markers.path) if wishes.markers else "",
         "unknown": wishes.unknown or 0.0,
         "seed": wishes.seed,
         "checkpoint": made,
@@ -148,23 +172,70 @@ def doubts(labeller: Labeller, unknown: float | None, name: str) -> list[str]:
 
 # -- labels ----------------------------------------------------------------
 def cell_types(cells: Source, references: Sequence[Source], wishes: Wishes) -> Labels:
-    """The types that are learnt from, of the query or of its references.
+    """The types that are learnt from, of the query or of its references; none where no types are wanted.
 
     Raises ValueError for a missing column, no label, one type, or a type called Unknown.
     """
-    sources = list(references) or [cells]
-    texts = [labels_of(source, wishes, bool(references)) for source in sources]
-    classes = types_of(texts, ", ".join(source.where for source in sources))
+    none = np.full(len(cells), -1)
+    if not wishes.typed:
+        return Labels(none, none, [], [])
+    existing, sources = None, list(references) or [cells]
+    if references:
+        texts = [labels_of(source, wishes, True) for source in references]
+        existing = cells.labels(wishes.label_key, wishes.unlabeled)
+    elif wishes.labels:
+        texts, existing = [of_file(cells, wishes, wishes.labels)], cells.labels(None, wishes.unlabeled)
+    else:
+        texts = [labels_of(cells, wishes, False)]
+    where = str(wishes.labels.path) if wishes.labels else ", ".join(source.where for source in sources)
+    classes = types_of(texts, where)
     place = {name: i for i, name in enumerate(classes)} | {"": -1}
     codes = [np.array([place[label] for label in labels], dtype=int) for labels in texts]
     for source, labels in zip(sources, codes, strict=True):
         tell_labels(source.name, labels, classes)
-    if not references:
-        return Labels(codes[0], [], classes)
-    existing = cells.labels(wishes.label_key, wishes.unlabeled)
     if existing is not None and (existing != "").any():
         log.info(f"{cells.name} has labels of its own; they are not used, but compared with in the report")
-    return Labels(np.full(len(cells), -1), codes, classes, existing)
+    if not references:
+        return Labels(codes[0], codes[0], [], classes, existing)
+    return Labels(none, none, codes, classes, existing)
+
+
+def of_file(cells: Source, wishes: Wishes, given: Given) -> np.ndarray:  # (N,) object
+    """Labels from a file of their own; over those of the column --label_key, where the query has it."""
+    places = [cells.rows.path.parent, Path.cwd()]
+    labels = given_labels.labels_of(given, cells, places)
+    column = cells.labels(wishes.label_key, wishes.unlabeled) if wishes.label_key else None
+    if wishes.label_key and column is None and wishes.label_key != given.column:
+        raise ValueError(
+            f"{cells.where}: no column {wishes.label_key!r}; leave --label_key out, or name one that is there"
+        )
+    labels = given_labels.merged(labels, column, given, cells)
+    return np.where(np.isin(labels.astype(str), [str(word).strip() for word in wishes.unlabeled]), "", labels)
+
+
+def by_markers(cells: Source, embedder: Embedder, wishes: Wishes) -> Labels:
+    """A few sure cells of each type, by marker genes; types without evidence are left out and named."""
+    markers, seed = wishes.markers, wishes.seed
+    columns, signs = marker_labels.measured(markers, cells)
+    none = np.full(len(cells), -1)
+    log.info(f"looking for sure cells of {len(markers.types)} types by {len(columns)} marker genes")
+    fitted = learn.fit(cells, embedder, none, [], seed=seed).fitted
+    near = learn.neighbours(fitted.features, learn.AVERAGED)
+    found, _ = marker_labels.seeds(fitted.log[:, columns], signs, near, seed)  # (M,)
+    count = np.bincount(found[found >= 0], minlength=len(signs))
+    kept = np.flatnonzero(count)
+    if lost := [markers.types[k] for k in np.flatnonzero(count == 0)]:
+        cells.warnings.append(f"no cell is surely of type {', '.join(lost)} by its marker genes: left out")
+    if len(kept) < 2:
+        raise ValueError(
+            f"{markers.path}: sure cells were found of {len(kept)} of its {len(count)} types, and two are needed; name "
+            "more genes for each type, or genes that these cells express"
+        )
+    log.info("sure cells: " + ", ".join(f"{markers.types[k]} {count[k]}" for k in kept))
+    taught = none.copy()
+    taught[fitted.rows] = np.where(found >= 0, np.searchsorted(kept, found), -1)
+    classes = types_of([np.array([markers.types[k] for k in kept], dtype=object)], str(markers.path))
+    return Labels(taught, none, [], classes, cells.labels(wishes.label_key, wishes.unlabeled))
 
 
 def labels_of(source: Source, wishes: Wishes, referred: bool) -> np.ndarray:  # (N,) object
@@ -194,6 +265,8 @@ def types_of(texts: Sequence[np.ndarray], where: str) -> list[str]:
             f"{where}: a type is called {clash[0]!r}, which is what cells without a type are called here; if its cells "
             f"have no label say --unlabeled {clash[0]}, else rename it"
         )
+    if not classes:
+        raise ValueError(f"{where}: no cell is left with a label; label some")
     if len(classes) < 2:
         raise ValueError(
             f"{where}: only one cell type, {classes[0]!r}, and two are needed to tell cells apart; label cells of "

@@ -282,6 +282,187 @@ def test_log_values_and_raw_counts_get_the_same_labels(files):
     assert (one.astype(str) == two.astype(str)).mean() > 0.97
 
 
+# -- from nothing to labels ----------------------------------------------------------------
+def explored(files, *words):
+    """An unlabelled file, explored into 6 groups: the table of cells."""
+    cells = world(3)
+    cells.obs["truth"] = cells.obs.pop("cell_type")
+    cells.write_h5ad(files / "cells.h5ad")
+    assert run("--query", files / "cells.h5ad", "--out", files / "explored.h5ad", "--explore", 6, *words) == 0
+    return pd.read_csv(files / "explored.csv", index_col=0).assign(truth=cells.obs["truth"])
+
+
+def name_groups(files, table, column="group", text="# groups: explored.csv\n"):
+    """The file of labels that a perfect namer saves from the page."""
+    kind = table.groupby("group")["truth"].agg(lambda truth: truth.value_counts().index[0])
+    if column == "cell":
+        kind = table["group"].map(kind)
+    (files / "explored.labels.csv").write_text(text + kind.rename("cell_type").to_csv(index_label=column))
+    return files / "explored.labels.csv"
+
+
+def test_explore_gives_groups_their_genes_and_what_to_type_next(files, capsys):
+    table = explored(files)
+    said = capsys.readouterr().out
+    assert "adjusted Rand index" in said and "group 1: " in said
+    found = ad.read_h5ad(files / "explored.h5ad")
+    assert set(table["group"]) == set(range(1, 7)) and table.groupby("group")["truth"].nunique().max() == 1
+    assert list(found.obs["scpretrain_group"].astype(str)) == list(table["group"].astype(str))
+    assert [name for name in found.obs if name.startswith("scpretrain")] == ["scpretrain_group"]
+    genes = pd.read_csv(files / "explored.markers.csv")
+    assert list(genes.columns[:2]) == ["group", "gene"] and len(found.uns["scpretrain"]["groups"]) == 6
+
+
+@pytest.mark.parametrize("column", ["group", "cell"])
+def test_the_groups_are_named_and_the_second_command_labels_every_cell(files, column):
+    labels = name_groups(files, explored(files), column)
+    for query in ("cells.h5ad", "explored.h5ad"):
+        out = files / "annotated.h5ad"
+        assert run("--query", files / query, "--labels", labels, "--out", out) == 0
+        found = ad.read_h5ad(out)
+        assert same(found) == 1 and found.obs["scpretrain_known"].all()
+
+
+def test_labels_of_a_few_cells_in_a_file_label_the_rest(files):
+    table = explored(files)
+    some = table.groupby("truth", observed=True).head(5)["truth"]
+    some.rename("cell_type").to_csv(files / "labels.csv", index_label="cell")
+    line = ["--query", files / "cells.h5ad", "--labels", files / "labels.csv", "--out", files / "out.h5ad"]
+    assert run(*line) == 0
+    found = ad.read_h5ad(files / "out.h5ad")
+    assert same(found) > 0.97 and found.obs["scpretrain_known"].sum() == 15
+
+
+def test_the_file_of_labels_goes_before_the_column(files, capsys):
+    cells = ad.read_h5ad(files / "few.h5ad")
+    (files / "labels.csv").write_text("cell,cell_type\ncell0,T cell\ncell1,B cell\ncell999,Mono\n")
+    line = ["--query", files / "few.h5ad", "--label_key", "cell_type", "--unlabeled", "Unknown"]
+    assert run(*line, "--labels", files / "labels.csv", "--out", files / "out.h5ad") == 0
+    said = capsys.readouterr().out
+    assert "differ in 1 cells" in said and "1 is not in few (cell999)" in said
+    found = ad.read_h5ad(files / "out.h5ad").obs
+    assert found["scpretrain_cell_type"].iloc[0] == "T cell" and cells.obs["cell_type"].iloc[0] == "B cell"
+
+
+def marker_file(files, *more):
+    """The five genes that set each type of the world apart most, and rows of types that are not there."""
+    x, types = world(0).X.toarray(), np.repeat(np.arange(3), 40)
+    means = np.stack([x[types == k].mean(axis=0) for k in range(3)])
+    rows = ["type,gene", *more]
+    for k, name in enumerate(TYPES):
+        others = np.delete(means, k, axis=0).max(axis=0)
+        rows += [f"{name},{GENES[g]}" for g in np.argsort(-(means[k] - others) / (others + 0.5))[:5]]
+    (files / "markers.csv").write_text("\n".join(rows) + "\n")
+    return files / "markers.csv"
+
+
+def test_marker_genes_alone_label_cells_and_a_type_that_is_not_there_is_left_out(files, capsys):
+    explored(files)
+    capsys.readouterr()
+    markers = marker_file(files, f"Ghost,{GENES[7]}", "Ghost,NOSUCHGENE")
+    out = files / "out.h5ad"
+    assert run("--query", files / "cells.h5ad", "--markers", markers, "--out", out) == 0
+    found, said = ad.read_h5ad(out), capsys.readouterr().out
+    assert same(found) > 0.95 and not found.obs["scpretrain_known"].any()
+    assert "not measured: NOSUCHGENE" in said
+    assert "Ghost" not in set(found.obs["scpretrain_cell_type"]) and "surely of type Ghost" in said
+
+
+def test_marker_genes_propose_names_for_groups(files):
+    explored(files)
+    line = ["--query", files / "cells.h5ad", "--explore", 3, "--markers", marker_file(files)]
+    assert run(*line, "--out", files / "out.h5ad") == 0
+    table = ad.read_h5ad(files / "out.h5ad").uns["scpretrain"]["groups"]
+    assert set(table["proposed"]) == set(TYPES)
+
+
+@pytest.mark.parametrize(
+    "flag, text, words",
+    [
+        ("labels", "", "it is empty"),
+        ("labels", "name,kind\na,T\n", "its columns are name, kind"),
+        ("labels", "cell,cell_type\ncell0,T\ncell1,T\n", "only one cell type, 'T'"),
+        ("labels", "cell,cell_type\ncell0,T\ncell1,unknown\n", "--unlabeled"),
+        ("labels", "group,cell_type\n1,T\n47,B\n", "there is no group 47"),
+        ("labels", "cell,cell_type\nx,T\ny,B\n", "none of its 2 cells"),
+        ("markers", "type,gene\nT,ENSG1\nB,ENSG2\n", "none of its 2 genes"),
+        ("markers", "type,gene\nT,CD3D\n", "only one type"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_one_clear_line(files, capsys, flag, text, words):
+    explored(files)
+    (files / "table.csv").write_text(text)
+    before = sorted(files.iterdir())
+    line = ["--query", files / "explored.h5ad", f"--{flag}", files / "table.csv", "--out", files / "out.h5ad"]
+    assert run(*line) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and words in error and "table.csv" in error
+    assert sorted(files.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--explore", "--unknown"], "leave --unknown out"),
+        (["--explore", "--probabilities"], "leave --probabilities out"),
+        (["--explore", "-3"], "--explore must not be negative"),
+        (["--explore", "--reference", "atlas.h5ad"], "leave --reference out"),
+    ],
+)
+def test_explore_refuses_what_needs_labels(files, capsys, words, said):
+    words = [files / word if word.endswith("h5ad") else word for word in words]
+    with pytest.raises(SystemExit) as end:
+        run("--query", files / "few.h5ad", "--out", files / "out.h5ad", *words)
+    assert end.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_all_probabilities_are_written_on_request(files):
+    line = ["--query", files / "few.h5ad", "--label_key", "cell_type", "--unlabeled", "Unknown", "--probabilities"]
+    assert run(*line, "--out", files / "out.h5ad") == 0
+    found, table = ad.read_h5ad(files / "out.h5ad"), pd.read_csv(files / "out.probabilities.csv", index_col=0)
+    assert list(table.columns) == sorted(TYPES) and list(table.index) == list(found.obs_names)
+    np.testing.assert_allclose(table.sum(axis=1), 1, atol=1e-3)
+    np.testing.assert_allclose(table, found.obsm["scpretrain_probabilities"], atol=1e-4)
+    likeliest = np.array(table.columns)[table.to_numpy().argmax(axis=1)]
+    assert list(likeliest) == list(found.obs["scpretrain_cell_call"].astype(str))
+
+
+def test_unknown_has_no_confidence_and_markers_of_its_own(files):
+    cells = few(world(5, 80), 30)
+    cells.obs["cell_type"] = cells.obs["cell_type"].astype(str).where(cells.obs["truth"] != "Mono", "Unknown")
+    cells.write_h5ad(files / "new.h5ad")
+    line = ["--query", files / "new.h5ad", "--label_key", "cell_type", "--unlabeled", "Unknown"]
+    assert run(*line, "--out", files / "out.h5ad", "--unknown", "0.05") == 0
+    found = ad.read_h5ad(files / "out.h5ad")
+    unknown = (found.obs["scpretrain_cell_type"] == "Unknown").to_numpy()
+    assert unknown.any() and (found.obs["scpretrain_confidence"].isna() == unknown).all()
+    table = pd.read_csv(files / "out.markers.csv")
+    assert set(table["type"]) == {"B cell", "T cell", "Unknown"} and (table["detected_out"] <= 0.3).all()
+    assert list(found.uns["scpretrain"]["markers"]["gene"]) == list(table["gene"])
+
+
+@pytest.mark.parametrize("most", [90, 20_000])
+def test_the_page_is_handed_groups_genes_and_the_next_command(files, monkeypatch, most):
+    monkeypatch.setattr(labeller, "FIT", most)  # of fewer cells: the others' values are read again
+    handed = []
+    monkeypatch.setattr(annotate.report, "write_report", lambda path, page: handed.append(page) or path.touch())
+    explored(files)  # makes cells.h5ad
+    words = ["--query", files / "cells.h5ad", "--out", files / "explored.h5ad", "--explore", 5, "--species", "human"]
+    assert annotate.main([str(word) for word in [*words, "--offline", "--no-umap"]]) == 0
+    page, cells = handed[0], ad.read_h5ad(files / "cells.h5ad")
+    table = pd.read_csv(files / "explored.csv", index_col=0)
+    assert list(page.group) == list(table["group"]) and page.groups["n"].sum() == 120 and not page.called
+    assert all(set(look) <= set(table.index[table["group"] == k]) for k, look in zip(
+        page.groups["group"], page.groups["suggested"], strict=True))  # fmt: skip
+    assert [set(gene) for gene in page.groups["genes"][0]] == [{"gene", "inside", "outside"}] * 5
+    names, values = page.genes
+    expected = np.log1p(cells.X.toarray() / cells.X.sum(axis=1) * 1e4)[:, [GENES.index(name) for name in names]]
+    np.testing.assert_allclose(values.toarray(), expected, rtol=1e-5)
+    assert (page.save_as, page.groups_file) == ("explored.labels.csv", "explored.csv")
+    line = f"python annotate.py --query {files}/cells.h5ad --species human --offline --labels {{labels}} --out "
+    assert page.next_command == f"{line}{files}/annotated.h5ad"
+
+
 # -- what goes wrong ----------------------------------------------------------------
 def spoil(files, change) -> "ad.AnnData":
     cells = ad.read_h5ad(files / "few.h5ad")
@@ -327,7 +508,7 @@ def drop_column(cells):
         (drop_column, "truth"),  # the candidates are listed
         (set_labels(lambda c: ["B cell"] * c.n_obs), "only one cell type"),
         (set_labels(lambda c: ["Unknown"] * c.n_obs), "no cell is left with a label"),
-        (set_labels(lambda c: np.where(np.arange(c.n_obs) % 2, "unknown", "B cell")), "--unlabeled"),
+        (set_labels(lambda c: np.where(np.arange(c.n_obs) % 2, "unknown", "B cell")), "only one cell type"),
         (twice, "obs_names_make_unique"),
         (same_gene, "var_names_make_unique"),
         (no_gene_name, "empty gene name"),
@@ -470,6 +651,16 @@ def test_the_function_refuses_what_the_command_refuses(wish, words):
         wish = wish | {"reference": world(1)}
     with pytest.raises(ValueError, match=words):
         annotate.annotate(few(world()), verbose=False, **wish)
+
+
+def test_the_function_explores_and_takes_labels_from_a_table_or_a_dict(files):
+    cells = world(3)
+    cells.obs["truth"] = cells.obs.pop("cell_type")
+    found = annotate.annotate(cells, explore=6, umap=False, verbose=False)
+    assert found.obs["scpretrain_group"].nunique() == 6
+    labels = found.obs["truth"].groupby(found.obs["truth"], observed=True).head(4)
+    named = annotate.annotate(cells, labels=labels, umap=False, verbose=False)
+    assert same(named) > 0.97 and named.obs["scpretrain_known"].sum() == 12
 
 
 # -- gene names, by property ----------------------------------------------------------------

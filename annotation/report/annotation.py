@@ -10,15 +10,13 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-# Chosen one by one, each as far as possible (OKLab distance) from all before it and from the grey of Unknown,
-# the nearest of normal, deuteranope and protanope sight counting; the first six are Okabe and Ito's (2008).
-# Beyond 40 types the colours repeat: the numbers on the map and the legend still tell them apart.
+# Chosen by hand so that each has a hue of its own, none is near white, black or the grey of Unknown, and the first,
+# Okabe and Ito's (2008), are told apart by colour-blind eyes. Beyond 20 the colours repeat in another shape.
 COLOURS = (
-    "#0072b2 #e69f00 #009e73 #d55e00 #cc79a7 #56b4e9 #69001e #0f00a5 #4b00ff #874b4b "
-    "#8778ff #003c5a #00d287 #c31e96 #c30000 #0f3cc3 #f05a69 #006978 #96000f #c33cd2 "
-    "#ff78d2 #3c3c87 #00d2ff #4b5aff #c369d2 #693c3c #ffa569 #0f962d #7896ff #3c4b69 "
-    "#690f4b #87694b #87b4a5 #3c1e78 #ff96c3 #3c5ab4 #d2965a #0000e1 #5a2da5 #8778b4"
+    "#0072b2 #e69f00 #009e73 #d55e00 #cc79a7 #56b4e9 #a5102f #6a3db8 #9bd32e #5e3a16 "
+    "#00b8b8 #e5399e #1f5c34 #b5a100 #9d9bf0 #f08a78 #2c3e9e #7fd6a4 #7d1f4f #4f6d7a"
 ).split()
+SHAPES = "circle diamond triangle-up square triangle-down".split()
 UNKNOWN_COLOUR = "#d3d3d3"
 
 
@@ -98,6 +96,9 @@ class Annotation:
         """Of type k, the k-th most frequent."""
         return UNKNOWN_COLOUR if name == self.unknown else COLOURS[k % len(COLOURS)]
 
+    def shape(self, k: int, name: str) -> str:
+        return SHAPES[0] if name == self.unknown else SHAPES[k // len(COLOURS) % len(SHAPES)]
+
 
 def checked(a: Annotation) -> Annotation:
     """The same with columns as arrays, counts and confusion filled in, tables in the order of the types, None if empty.
@@ -140,7 +141,26 @@ def checked(a: Annotation) -> Annotation:
         overlap=_filled(a.overlap),
         clusters=_filled(a.clusters),
         reliability=_filled(a.reliability),
+        **_checked_groups(a, n),
     )
+
+
+def _checked_groups(a: Annotation, n: int) -> dict[str, Any]:
+    """The fields of the groups and the genes, of one size with the cells."""
+    groups = _filled(a.groups)
+    if groups is not None and a.group is None:
+        raise ValueError(f"{a.title}: a table of groups without the group of each cell")
+    if a.group is not None and len(a.group) != n:
+        raise ValueError(f"{a.title}: {len(a.group):,} values of group for {n:,} cells")
+    if a.genes is not None and a.genes[1].shape != (n, len(a.genes[0])):
+        shape = a.genes[1].shape
+        raise ValueError(f"{a.title}: genes of shape {shape} for {n:,} cells and {len(a.genes[0]):,} names")
+    return {
+        "group": None if groups is None else np.asarray(a.group),
+        "groups": groups,
+        "names": list(dict.fromkeys(str(name) for name in a.names if str(name))),
+        "genes": None if a.genes is None or not len(a.genes[0]) else a.genes,
+    }
 
 
 def _names(values) -> np.ndarray:
@@ -152,6 +172,8 @@ def _names(values) -> np.ndarray:
 def _counts(a: Annotation, types: np.ndarray) -> dict[str, int]:
     """{type: cells} over all cells, most first, Unknown last."""
     drawn = pd.Series(types, dtype=object).value_counts()
+    if a.counts is None and not a.called and a.groups is not None and len(drawn) == 1:
+        return {str(drawn.index[0]): int(a.groups["n"].sum())}
     counts = {str(k): int(v) for k, v in (drawn if a.counts is None else a.counts).items()}
     for name in drawn.index:  # a caller's table that forgets a type must not make its cells vanish
         counts.setdefault(name, int(drawn[name]))

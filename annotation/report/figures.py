@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from annotation.report.words import percent, short
+from annotation.report.words import percent, short, shown
 
 MOST_LABELS = 60  # of a heat map that is still legible, down and across
 LETTER = 6.6  # pixels
@@ -29,7 +29,7 @@ def confusion(table: pd.DataFrame, counts: Mapping[str, int], unknown: str) -> d
     bottom = 24 + int(LETTER * (1 if slope == -90 else 0.75) * max(map(len, below_words)))
     hover = [
         [
-            f"existing: {html.escape(str(known))}<br>predicted: {html.escape(str(called))}<br>"
+            f"existing: {shown(known)}<br>predicted: {shown(called)}<br>"
             f"{int(cells[i, j]):,} cells, {percent(share[i, j])} of the label"
             for j, called in enumerate(across)
         ]
@@ -110,8 +110,7 @@ def dots(table: pd.DataFrame) -> dict:
         "x": [column[g] for g in table["gene"]],
         "y": [row[t] for t in table["type"]],
         "text": [
-            f"{html.escape(str(d.gene))} in {html.escape(str(d.type))}<br>mean {d.mean:.2f}, "
-            f"found in {percent(d.detected)}"
+            f"{shown(d.gene)} in {shown(d.type)}<br>mean {d.mean:.2f}, found in {percent(d.detected)}"
             for d in table[["type", "gene", "mean", "detected"]].itertuples(name="Dot")
         ],
         "hovertemplate": "%{text}<extra></extra>",

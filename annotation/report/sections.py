@@ -9,17 +9,20 @@ from string import Template
 import numpy as np
 import pandas as pd
 
+from annotation.markers import NUMBERS
 from annotation.report.annotation import Annotation
 from annotation.report.figures import MOST_LABELS
-from annotation.report.markers import NUMBERS
-from annotation.report.words import number, percent, plural, text
+from annotation.report.naming import naming
+from annotation.report.words import number, percent, plural, short, shown, text
 
+LOW = 0.7  # a median confidence under it is worth a warning
 BAR = '<span class="hide">Bar</span>'  # heads a column of bars
 
 
 def sections(a: Annotation) -> list[tuple[str, str, str]]:
     """(id, heading, HTML) of those that have something to say."""
     every = [
+        ("name", "Name the groups", _naming(a)),
         ("map", "Map", _map(a)),
         ("types", "Cells per type", _types(a) if a.called else ""),
         ("agreement", "Existing labels", _agreement(a)),
@@ -41,18 +44,43 @@ def summary(a: Annotation) -> str:
             (percent(a.counts.get(a.unknown, 0) / max(a.total, 1)), a.unknown),
             (number(_median(a.confidence), 2), "median confidence"),
         ]
+    if a.groups is not None:
+        tiles.append((f"{len(a.groups):,}", "group" if len(a.groups) == 1 else "groups"))
     if a.ece is not None:
         tiles.append((number(float(a.ece)), "calibration error"))
     pairs = "".join(f"<div><dt>{text(word)}</dt><dd>{text(value)}</dd></div>" for value, word in tiles)
     return f'<dl class="tiles">{pairs}</dl>'
 
 
-def warnings(sentences: Sequence[str]) -> str:
+def warnings(a: Annotation) -> str:
+    sentences = [*a.warnings, *(_doubts(a) if a.called else [])]
     if not sentences:
-        return '<p class="fine">No warnings.</p>\n'
+        return "" if not a.called else '<p class="fine">No warnings.</p>\n'
     items = "".join(f"<li>{text(sentence)}</li>" for sentence in sentences)
     heading = f'<h2 id="h-warn">{plural(len(sentences), "warning")}</h2>'
     return f'<aside class="warn" aria-labelledby="h-warn">{heading}<ul>{items}</ul></aside>\n'
+
+
+def _doubts(a: Annotation) -> list[str]:
+    """What the calls themselves give reason to doubt."""
+    found = []
+    share, asked = a.counts.get(a.unknown, 0) / max(a.total, 1), a.settings.get("unknown")
+    asked = float(asked) if isinstance(asked, (int, float)) and asked == asked else 0.0
+    if share > asked > 0:
+        found.append(
+            f"{percent(share)} of the cells are {a.unknown}, more than the {percent(asked)} of wrongly refused cells "
+            "that were asked for: there may be types here that none of the labels names."
+        )
+    medians = {name: _median(a.confidence[a.cell_type == name]) for name in a.counts if name != a.unknown}
+    low = sorted((name for name in medians if medians[name] < LOW), key=medians.get)
+    if low:
+        named = ", ".join(f"{short(name, 60)} ({medians[name]:.2f})" for name in low[:8])
+        more = f" and {len(low) - 8:,} more" if len(low) > 8 else ""
+        verb = "has" if len(low) == 1 else "have"
+        found.append(
+            f"{len(low):,} of {plural(len(medians), 'type')} {verb} a median confidence under {LOW}: {named}{more}."
+        )
+    return found
 
 
 def fill(name: str, **values: str) -> str:
@@ -62,33 +90,69 @@ def fill(name: str, **values: str) -> str:
 
 
 # -- the sections ----------------------------------------------------------------
+def _naming(a: Annotation) -> str:
+    if a.called:  # the map by type has the gene box and the buttons
+        return naming(a, fill)
+    return naming(a, fill, _gene_box(a) + _downloads(a)) + (_paragraphs([_sample(a), *a.notes]) if _grouped(a) else "")
+
+
+def _grouped(a: Annotation) -> bool:
+    """Whether the map by group is the only one."""
+    return not a.called and a.groups is not None
+
+
+def _sample(a: Annotation) -> str:
+    if len(a.cells) == a.total:
+        return ""
+    return f"The map shows {len(a.cells):,} of {a.total:,} cells; the numbers beside the names count all."
+
+
 def _map(a: Annotation) -> str:
+    if _grouped(a):
+        return ""
+    by_gene, sample = _gene_box(a), _sample(a)
     if a.umap is None:
-        return _paragraphs(a.notes)
-    items = []
-    for k, (name, count) in enumerate(a.counts.items()):
-        items.append(
-            f'<li><button type="button" data-type="{k}" aria-pressed="false">'
-            f'<i style="background:{a.colour(k, name)}" aria-hidden="true"></i><b>{k + 1}</b>'
-            f"<span>{_name(name)}</span><em>{count:,}</em></button></li>"
-        )
-    n, sample = len(a.cells), ""
-    if n < a.total:
-        sample = f"The map shows {n:,} of {a.total:,} cells; the numbers beside the names count all."
+        return by_gene + (_downloads(a) if a.called else "") + _paragraphs(a.notes)
+    items = [
+        f'<li><button type="button" data-type="{k}" aria-pressed="false">'
+        f'<i class="{a.shape(k, name)}" style="background:{a.colour(k, name)}" aria-hidden="true"></i><b>{k + 1}</b>'
+        f"<span>{shown(name)}</span><em>{count:,}</em></button></li>"
+        for k, (name, count) in enumerate(a.counts.items())
+    ]
+    if not a.called:
+        plain = fill("plain.html", cells=plural(len(a.cells), "cell"))
+        return by_gene + plain + _downloads(a) + _paragraphs([sample, *a.notes])
     return fill(
         "map.html",
         seen="cell, type, confidence, second choice" + ("" if a.known is None else " and existing label"),
-        cells=plural(n, "cell"),
+        cells=plural(len(a.cells), "cell"),
+        gene=by_gene,
+        downloads=_downloads(a),
         legend="".join(items),
         notes=_paragraphs([sample, *a.notes]),
     )
+
+
+def _gene_box(a: Annotation) -> str:
+    if a.genes is None:
+        return ""
+    what = "types" if a.called else "groups" if a.groups is not None else "the plain map"
+    return fill("gene.html", example=f"e.g. {text(a.genes[0][0])}", what=what)
+
+
+def _downloads(a: Annotation) -> str:
+    maps = "" if a.umap is None else (
+        '<button type="button" data-save="png">Map as PNG</button>'
+        '<button type="button" data-save="svg">Map as SVG</button>'
+    )  # fmt: skip
+    return f'<div class="tools"><button type="button" data-save="csv">Table as CSV</button>{maps}</div>'
 
 
 def _types(a: Annotation) -> str:
     total, most = max(a.total, 1), max(*a.counts.values(), 1)
     rows = [
         [
-            f'<span class="no">{k + 1}</span> {_name(name)}',
+            f'<span class="no">{k + 1}</span> {shown(name)}',
             _bar(count / most, a.colour(k, name)),
             f"{count:,}",
             percent(count / total),
@@ -121,7 +185,7 @@ def _agreement(a: Annotation) -> str:
     )
     most = np.argsort(-(table * differs), axis=None, kind="stable")[:10]
     rows = [
-        [text(known[i]), text(called[j]), f"{int(table[i, j]):,}", percent(table[i, j] / max(table[i].sum(), 1))]
+        [shown(known[i]), shown(called[j]), f"{int(table[i, j]):,}", percent(table[i, j] / max(table[i].sum(), 1))]
         for i, j in zip(*np.unravel_index(most, table.shape), strict=True)
         if table[i, j] > 0 and differs[i, j]
     ]
@@ -138,14 +202,14 @@ def _markers(a: Annotation) -> str:
         chips = []
         for row in group.itertuples():
             detail = (
-                f"{row.gene}: mean {row.mean_in:.2f} in the type, {row.mean_out:.2f} elsewhere; "
+                f"{short(row.gene, 60)}: mean {row.mean_in:.2f} in the type, {row.mean_out:.2f} elsewhere; "
                 f"found in {percent(row.detected_in)} of its cells, {percent(row.detected_out)} elsewhere"
             )
-            chips.append(f'<span class="gene" title="{text(detail)}">{text(row.gene)}</span>')
-        rows.append([text(name), " ".join(chips)])
+            chips.append(f'<span class="gene" title="{text(detail)}">{shown(row.gene)}</span>')
+        rows.append([shown(name), " ".join(chips)])
     genes = _table("Top marker genes per predicted type", ["Type", "Genes, best first"], rows, 2)
     lines = [
-        [text(row["type"]), text(row["gene"])]
+        [shown(row["type"]), shown(row["gene"])]
         + [percent(row[c]) if c.startswith("detected") else number(float(row[c]), 2) for c in NUMBERS]
         for _, row in a.markers.iterrows()
     ]
@@ -158,7 +222,7 @@ def _markers(a: Annotation) -> str:
             'aria-label="Dot plot of the marker genes in every predicted type, as in the table"></div>',
             "Dot plot",
         )
-    note = "A gene is ranked by how surely its mean in the type is above that of all other cells (Welch's t)."
+    note = "At most 30 % of all other cells express a listed gene. Score: Wilcoxon's rank sum in standard deviations."
     return genes + dots + numbers + _paragraphs([note])
 
 
@@ -168,7 +232,7 @@ def _clusters(a: Annotation) -> str:
     rows = [
         [
             text(number(row["cluster"])),
-            text(row["majority"]) + (' <span class="mixed">mixed</span>' if row["mixed"] else ""),
+            shown(row["majority"]) + (' <span class="mixed">mixed</span>' if row["mixed"] else ""),
             _bar(float(row["share"])),
             number(int(row["n"])),
             percent(float(row["share"])),
@@ -288,10 +352,6 @@ def _bar(share: float, colour: str = "#4a6fa5") -> str:
 
 def _paragraphs(sentences: Iterable[str]) -> str:
     return "".join(f'<p class="note">{text(sentence)}</p>' for sentence in sentences if sentence)
-
-
-def _name(name: str) -> str:
-    return text(name) or "(no name)"
 
 
 def _median(values: np.ndarray) -> float:

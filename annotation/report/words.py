@@ -4,6 +4,8 @@ import html
 
 import numpy as np
 
+LONGEST = 200  # letters of a name that are shown; a file may hold names of a million
+
 
 def text(value) -> str:
     return html.escape(str(value), quote=True)
@@ -27,6 +29,11 @@ def number(value, digits: int = 3) -> str:
 
 def short(name: str, length: int = 28) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def shown(value) -> str:
+    """A name as the page shows it, escaped."""
+    return text(short(str(value), LONGEST)) or "(no name)"
 
 
 def plural(n: int, word: str) -> str:

@@ -7,19 +7,25 @@ downloaded: the one that is installed is driven); without them they are skipped.
 """
 
 import base64
+import csv
 import html.parser
+import io
 import json
 import re
 import shutil
+import zlib
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from annotation.report import Annotation, marker_dots, marker_genes, render, write_report
+from annotation import given_labels
+from annotation.report import Annotation, genes, render, write_report
 from annotation.report.annotation import COLOURS, UNKNOWN_COLOUR
 from annotation.report.figures import MOST_LABELS
+from annotation.report.page import SCALE
+from stages.plot import seen
 
 EVIL = "<script>alert(\"1\")</script> & 'é' 細胞 </script><!--"
 
@@ -174,7 +180,7 @@ def test_every_cell_is_on_the_page_with_its_numbers():
 def test_the_tables_hold_the_numbers_that_were_handed_in(page):
     for said in ("14,312", "15,021", "95.3 %", "4,321", "98.7 %", "1 of 2 clusters holds", "0.031", "1,234"):
         assert said in page.text
-    for said in ("GCG", "5.25", "6.85", "99.50", "0.920", "1 warning", "cells 40"):
+    for said in ("GCG", "5.25", "6.85", "99.50", "0.920", "2 warnings", "cells 40"):
         assert said in page.text
 
 
@@ -192,13 +198,30 @@ def test_unknown_comes_last_is_grey_and_lies_beneath():
     assert unpack(data["type"], "<u2").tolist() == [1] * 50 + [0] * 10
 
 
-def test_forty_types_have_forty_colours_on_a_page_without_gaps():
-    types = [f"type {k}" for k in range(40)]
+def test_a_hundred_types_are_told_apart_by_colour_and_shape():
+    types = [f"type {k}" for k in range(100)]
     page = Page(render(annotation(n=400, types=types)))
-    assert len(set(page.data["colours"])) == 40 == len(set(COLOURS))
-    assert np.array(page.data["figures"]["confusion"]["data"][0]["z"]).shape == (40, 40)
-    more = Page(render(annotation(n=400, types=[f"type {k}" for k in range(100)])))
-    assert len(more.data["colours"]) == 100
+    assert len(set(page.data["colours"])) == 20 == len(set(COLOURS))
+    assert len(set(zip(page.data["colours"], page.data["shapes"], strict=True))) == 100
+    shapes = [a["class"] for tag, a in page.tags if tag == "i" and a.get("class")]
+    assert shapes[:100] == page.data["shapes"]
+    forty = Page(render(annotation(n=400, types=types[:40])))
+    assert np.array(forty.data["figures"]["confusion"]["data"][0]["z"]).shape == (40, 40)
+
+
+def lightness_and_hue(colours):
+    """Of hex colours, in CIE L*a*b*'s younger sister OKLab: L (C,), and places in a plane of hues (C, 2)."""
+    lab = seen(np.array([[int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)] for colour in colours]))[0]
+    return lab[:, 0], lab[:, 1:]
+
+
+def test_no_two_colours_look_alike_and_none_is_lost_on_white():
+    light, hue = lightness_and_hue(COLOURS)
+    apart = np.hypot(light[:, None] - light, np.linalg.norm(hue[:, None] - hue, axis=-1)) + 9 * np.eye(len(light))
+    assert apart[:10, :10].min() > 0.1 and apart.min() > 0.07  # black and white are 1 apart
+    assert 0.35 < light.min() and light.max() < 0.85
+    assert lightness_and_hue(SCALE)[0].max() < 0.8  # no confidence is pale on white
+    assert lightness_and_hue(SCALE[-1:])[0] < 0.4
 
 
 def test_the_heat_map_holds_shares_of_each_existing_label():
@@ -265,8 +288,10 @@ def test_the_file_appears_whole_or_not_at_all(tmp_path):
     with pytest.raises(ValueError):
         write_report(path, annotation(confidence=np.zeros(3)))
     assert path.read_bytes() == before
-    with pytest.raises(OSError, match="annotated.html: the report could not be written"):
-        write_report(tmp_path / "nowhere" / "annotated.html", annotation())
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError):
+        write_report(tmp_path / "file" / "annotated.html", annotation())
+    (tmp_path / "file").unlink()
     assert [p.name for p in tmp_path.iterdir()] == ["annotated.html"]
 
 
@@ -288,67 +313,127 @@ def test_fifty_thousand_cells_add_little_to_the_page():
     assert large - small < 5_000_000
 
 
-# ----------------------------------------------------------------------------------------------- marker genes
+# ------------------------------------------------------------------------------------------------ groups, genes
 
 
-def counts_of_three_types():
+def explored(n=200, **changes):
+    """A page to name groups on: no types, four groups of equal size, the first gene on in group 1 alone."""
+    chance = np.random.default_rng(3)
+    group = np.arange(n) % 4 + 1
+    places = np.array([[0, 0], [0, 8], [8, 0], [8, 8]])
+    cells = [f'cell {i}, "{EVIL}"' if i % 7 == 0 else f"cell-{i}" for i in range(n)]
+    values = chance.poisson(0.5, (n, 6)).astype(np.float32)
+    values[:, 0] = np.where(group == 1, 3, 0)
+    rows = [
+        {
+            "group": k,
+            "n": int((group == k).sum()),
+            "genes": [{"gene": EVIL if k == 2 else f"g{k}", "inside": 0.91, "outside": 0.04}],
+            "suggested": [cells[k - 1]],
+            "proposed": f"T cell, {EVIL}" if k == 2 else "",
+            "score": 0.8 if k == 2 else np.nan,
+            "mixed": k == 3,
+        }
+        for k in range(1, 5)
+    ]
+    made = Annotation(
+        title=f'explored, "{EVIL}"',
+        cells=cells,
+        cell_type=np.full(n, "not labelled", dtype=object),
+        confidence=np.full(n, np.nan),
+        umap=places[group - 1] + chance.normal(0, 0.4, (n, 2)),
+        called=False,
+        group=group,
+        groups=pd.DataFrame(rows),
+        genes=([f"g{k}" for k in range(1, 7)], csr_matrix(values)),
+        names=["B cell", EVIL],
+        next_command="python annotate.py --query cells.h5ad --labels {labels} --out annotated.h5ad",
+        save_as="explored.labels.csv",
+        groups_file="explored.csv",
+    )
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+def levels_of(packed, k, order):
+    """A gene unpacked as the browser does it, in the order of the cells: (n,) of 0..LEVELS."""
+    content = zlib.decompress(base64.b64decode(packed["data"][k]))
+    on = int.from_bytes(content[:4], "little")
+    steps, levels = np.frombuffer(content[4:-on], np.uint8), np.frombuffer(content[-on:], np.uint8)
+    cells = (np.cumsum(steps.astype(int) + (steps < 255)) - 1)[steps < 255]
+    found = np.zeros(len(order), dtype=int)
+    found[order[cells]] = levels
+    return found
+
+
+def test_genes_are_packed_to_the_nearest_level_with_gaps_of_any_length():
     chance = np.random.default_rng(0)
-    types = np.array(["alpha"] * 20 + ["beta"] * 15 + ["Unknown"] * 5, dtype=object)
-    x = chance.poisson(0.3, (40, 12)).astype(np.float32)
-    x[:20, 2] += chance.poisson(6, 20)
-    x[20:35, 7] += chance.poisson(6, 15)
-    x[35:, 9] += 50
-    return np.log1p(x), [f"g{k}" for k in range(12)], types
+    dense = chance.random((2_000, 3)) * (chance.random((2_000, 3)) < [0.5, 0.02, 0])
+    dense[[0, 255, 256, 511, 1999], 1] = [5, 4, 3, 2, 1]
+    order = chance.permutation(2_000)
+    packed = genes.packed(csr_matrix(dense.astype(np.float32)), ["a", "b", "nowhere"], order, 10**6)
+    assert packed["names"] == ["a", "b"]  # a gene that no cell expresses has no colours
+    for k, highest in enumerate(packed["highest"]):
+        level = levels_of(packed, k, order)
+        np.testing.assert_array_equal(level > 0, dense[:, k] > 0)
+        step = highest / genes.LEVELS
+        assert np.abs(level * step - dense[:, k]).max() < step + 1e-3
 
 
-def test_marker_genes_agree_with_the_slow_obvious_version():
-    x, genes, types = counts_of_three_types()
-    found = marker_genes(csr_matrix(x), genes, types, top=3)
-    assert set(found["type"]) == {"alpha", "beta"}
-    assert found.groupby("type")["gene"].first().to_dict() == {"alpha": "g2", "beta": "g7"}
-    for row in found.itertuples():
-        inside, outside = (
-            x[side, genes.index(row.gene)].astype(float) for side in (types == row.type, types != row.type)
-        )
-        t = (inside.mean() - outside.mean()) / np.sqrt(
-            inside.var(ddof=1) / len(inside) + outside.var(ddof=1) / len(outside)
-        )
-        expected = [inside.mean(), outside.mean(), (inside > 0).mean(), (outside > 0).mean()]
-        expected += [(inside.mean() - outside.mean()) / np.log(2), t]
-        np.testing.assert_allclose(row[3:], expected, rtol=1e-5)
+def test_a_page_of_many_genes_stays_small_says_how_many_fit_and_keeps_the_listed_ones():
+    n, chance = 50_000, np.random.default_rng(0)
+    dense = chance.random((n, 300), dtype=np.float32)
+    dense[dense < 0.4] = 0
+    given = annotation(n=n, genes=([f"gene {k}" for k in range(300)], csr_matrix(dense)))
+    given.markers.loc[0, "gene"] = "gene 299"
+    text = render(given)
+    kept = Page(text).data["genes"]
+    assert 13_000_000 < len(text.encode()) < 15_000_000
+    assert kept["names"][0] == "gene 299" and 50 < len(kept["names"]) < 300 == kept["all"]
 
 
-def test_marker_genes_are_listed_best_first_and_only_where_higher():
-    x, genes, types = counts_of_three_types()
-    found = marker_genes(csr_matrix(x), genes, types, top=12)
-    assert (found["mean_in"] > found["mean_out"]).all() and (found["detected_in"] >= 0.1).all()
-    for _, group in found.groupby("type"):
-        assert group["score"].is_monotonic_decreasing
+def test_the_warnings_count_what_the_calls_give_reason_to_doubt():
+    given = annotation(n=100, settings={"unknown": 0.05}, warnings=[])
+    given.confidence = np.where(given.cell_type == "alpha", 0.95, 0.6)
+    said = Page(render(given)).text
+    assert "2 warnings" in said and "33.0 % of the cells are Unknown, more than the 5.0 %" in said
+    assert f"1 of 2 types has a median confidence under 0.7: {' '.join(EVIL.split())} (0.60)." in said
+    given.settings, given.confidence = {"unknown": 0.4}, np.full(100, 0.9)
+    assert "No warnings." in Page(render(given)).text
 
 
-def test_a_type_of_few_cells_or_alone_has_no_markers():
-    x, genes, types = counts_of_three_types()
-    types = np.where(np.arange(40) < 2, "rare", types.astype(str))
-    assert "rare" not in set(marker_genes(csr_matrix(x), genes, types)["type"])
-    alone = marker_genes(csr_matrix(x), genes, ["alpha"] * 40)
-    assert len(alone) == 0 and list(alone.columns[:2]) == ["type", "gene"]
+def test_a_name_of_a_million_letters_is_shown_in_short():
+    long = "x" * 1_000_000
+    without = len(render(annotation()))
+    text = render(annotation(types=["alpha", long, "Unknown"], clusters=None))
+    assert long in Page(text).data["names"]
+    assert len(text) - without < 1_500_000  # once, in the data
 
 
-def test_marker_genes_refuse_what_does_not_fit():
-    x, genes, types = counts_of_three_types()
-    with pytest.raises(ValueError, match="11 gene names"):
-        marker_genes(csr_matrix(x), genes[:-1], types)
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"group": None}, "without the group of each cell"),
+        ({"group": np.ones(3)}, "3 values of group for 200 cells"),
+        ({"genes": (["a"], csr_matrix((3, 1)))}, "genes of shape"),
+    ],
+)
+def test_groups_and_genes_that_do_not_fit_are_refused_by_name(changes, said):
+    with pytest.raises(ValueError, match=said):
+        render(explored(**changes))
 
 
-def test_dots_are_means_and_shares_by_type():
-    x, genes, types = counts_of_three_types()
-    dots = marker_dots(csr_matrix(x), genes, types, ["g7", "g2", "g7", "absent"])
-    assert dots["type"].tolist() == ["alpha", "alpha", "beta", "beta"]
-    assert dots["gene"].tolist() == ["g7", "g2", "g7", "g2"]
-    expected = [x[types == t, g].mean() for t in ("alpha", "beta") for g in (7, 2)]
-    np.testing.assert_allclose(dots["mean"], expected, rtol=1e-5)
-    expected = [(x[types == t, g] > 0).mean() for t in ("alpha", "beta") for g in (7, 2)]
-    np.testing.assert_allclose(dots["detected"], expected)
+def test_a_page_without_types_shows_groups_and_no_grey_panel():
+    page = Page(render(explored()))
+    ids = {a.get("id") for _, a in page.tags}
+    assert "map-group" in ids and not {"map-type", "map-confidence", "types"} & ids
+    assert "groups 4" in page.text and "mixed: may want to be split" in page.text
+    assert len(page.scripts) == 3 and page.open == []
+    plain = {a.get("id") for _, a in Page(render(explored(groups=None, group=None))).tags}
+    assert "map-type" in plain and not {"map-group", "map-confidence"} & plain
+    without = {a.get("id") for _, a in Page(render(explored(umap=None))).tags}
+    assert {"save", "gene"} <= without and "map-group" not in without
 
 
 # --------------------------------------------------------------------------------------------- with a browser
@@ -430,11 +515,9 @@ PLACE = """([map, name]) => {
 
 def coloured_pixels(tab, map_name):
     """Pixels of the drawn map that are neither white nor grey."""
-    from io import BytesIO
-
     image = pytest.importorskip("matplotlib.image")
-    seen = image.imread(BytesIO(tab.locator(f"#{map_name} .plotly").first.screenshot()))[..., :3]
-    return int((seen.max(axis=2) - seen.min(axis=2) > 0.15).sum())
+    drawn = image.imread(io.BytesIO(tab.locator(f"#{map_name} .plotly").first.screenshot()))[..., :3]
+    return int((drawn.max(axis=2) - drawn.min(axis=2) > 0.15).sum())
 
 
 def point_at(tab, map_name, cell):
@@ -532,7 +615,7 @@ HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
 def test_a_browser_without_webgl_draws_every_nth_cell_and_says_so(browser, tmp_path):
     visit = Visit(browser, tmp_path / "annotated.html", annotation(n=6_000), before=NO_WEBGL)
     assert visit.tab.evaluate("scpretrain.points['map-type']") == 3_000
-    assert "1 cell in 2 (3,000 of 6,000)" in visit.tab.inner_text("#no-webgl")
+    assert "1 cell in 2 (3,000 of 6,000)" in visit.tab.locator(".no-webgl").first.inner_text()
     visit.close()
 
 
@@ -541,4 +624,221 @@ def test_fifty_thousand_cells_are_drawn_and_answer(browser, tmp_path):
     visit = Visit(browser, tmp_path / "annotated.html", given)
     assert visit.tab.evaluate("scpretrain.points") == {"map-type": 50_000, "map-confidence": 50_000}
     assert "cell-12346" in point_at(visit.tab, "map-confidence", "cell-12346")
+    visit.close()
+
+
+# ------------------------------------------------------------------------------- naming groups, in the browser
+
+
+def open_page(browser, path, given):
+    visit = Visit(browser, path, given)
+    visit.row = lambda number: visit.tab.locator(f'li.group[data-group="{number}"]')
+    return visit
+
+
+def saved(visit, button="#save"):
+    """What a click on the button downloads: its name and its text."""
+    with visit.tab.expect_download() as download:
+        visit.tab.click(button)
+    path = download.value.path()
+    return download.value.suggested_filename, path.read_bytes().decode()
+
+
+def labels(text):
+    """A saved table as any reader of CSV takes it: comments aside, {cell: type}."""
+    csv.field_size_limit(1 << 27)
+    body = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
+    rows = list(csv.reader(io.StringIO(body)))
+    assert all(len(row) == 2 for row in rows)
+    return rows[0], dict(rows[1:])
+
+
+def test_groups_are_named_saved_recalled_and_loaded_back(browser, tmp_path):
+    given = explored()
+    visit = open_page(browser, tmp_path / "explored.html", given)
+    tab, row = visit.tab, visit.row
+    assert tab.is_disabled("#save") and "0 of 4 groups named" in tab.inner_text("#progress")
+    row(1).locator(".called").fill(f'B, "{EVIL}"')
+    row(3).locator(".skip").check()
+    row(4).locator(".same").select_option("1")
+    assert "2 of 4 groups named (100 of 200 cells). 1 proposal to be confirmed." in tab.inner_text("#progress")
+    name, text = saved(visit)
+    assert name == "explored.labels.csv" and text.startswith("# ") and "# left unlabelled: 3\n" in text
+    head, found = labels(text)
+    assert head == ["cell", "cell_type"]
+    # the proposal of group 2 was not confirmed, so it is not in the file
+    assert found == {cell: f'B, "{EVIL}"' for cell, k in zip(given.cells, given.group, strict=True) if k in (1, 4)}
+    assert tab.inner_text("#command") == given.next_command.replace("{labels}", "explored.labels.csv")
+    row(2).locator(".confirm").click()
+    assert tab.is_hidden("#next")  # what was saved is no longer what is chosen
+    _, more = saved(visit)
+    assert set(labels(more)[1].values()) == {f'B, "{EVIL}"', f"T cell, {EVIL}"}
+
+    tab.reload()
+    tab.wait_for_function("window.scpretrain && window.scpretrain.ready")
+    assert saved(visit)[1] == more  # recalled by the browser
+    visit.close()
+
+    (tmp_path / "saved.csv").write_text(more, encoding="utf-8")
+    assert given_labels.read(tmp_path / "saved.csv").types == labels(more)[1]  # as the second run reads it
+    other = open_page(browser, tmp_path / "elsewhere.html", given)  # a new window knows nothing of the other
+    assert "0 of 4 groups named" in other.tab.inner_text("#progress")
+    other.tab.set_input_files("#load", tmp_path / "saved.csv")
+    other.tab.wait_for_function("document.getElementById('progress').textContent.includes('Loaded: 3 groups named.')")
+    assert saved(other)[1] == more
+    other.close()
+
+
+def test_loading_says_what_matches_nothing_and_what_is_no_table(browser, tmp_path):
+    visit = open_page(browser, tmp_path / "explored.html", explored())
+    load = tmp_path / "labels.tsv"
+    for text, said in (
+        ("group\tcell_type\n1\tB\n9\tC\n", "Loaded: 1 group named. 1 line match"),
+        ("hello", "no table of labels"),
+        ("", "no table of labels"),
+        ("# \n,cell_type\r\ncell-1,B\r\ncell-5,B\r\ncell-9,C\r\n", "1 group had several names"),
+    ):
+        load.write_text(text)
+        visit.tab.set_input_files("#load", load)
+        visit.tab.wait_for_function("s => document.getElementById('progress').textContent.includes(s)", arg=said)
+    visit.close()
+
+
+def test_the_keyboard_alone_is_enough(browser, tmp_path):
+    visit = open_page(browser, tmp_path / "explored.html", explored())
+    tab = visit.tab
+    visit.row(1).locator(".called").focus()
+    tab.keyboard.type("B cell")
+    tab.keyboard.press("Enter")  # on to group 2, whose proposal Enter confirms
+    assert tab.evaluate("document.activeElement.getAttribute('aria-label')") == "Name of group 2"
+    tab.keyboard.press("Enter")
+    tab.keyboard.press("Tab")  # from the name of group 3 to the box beside it
+    assert "skip" in tab.evaluate("document.activeElement.className")
+    tab.keyboard.press("Space")
+    assert "left unlabelled" in visit.row(3).inner_text()
+    visit.row(4).locator(".called").focus()
+    tab.keyboard.type("NK")
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("document.activeElement.id") == "save" and tab.is_hidden("#next")
+    with tab.expect_download() as download:
+        tab.keyboard.press("Enter")
+    assert set(labels(download.value.path().read_text())[1].values()) == {"B cell", f"T cell, {EVIL}", "NK"}
+    visit.close()
+
+
+def test_a_circle_of_groups_that_are_the_same_has_no_name(browser, tmp_path):
+    visit = open_page(browser, tmp_path / "explored.html", explored())
+    visit.row(1).locator(".same").select_option("3")
+    visit.row(3).locator(".same").select_option("1")
+    assert visit.tab.is_disabled("#save") and "waits for group 3" in visit.row(1).inner_text()
+    visit.close()
+
+
+def test_pointing_at_a_row_lights_its_cells_and_a_click_on_a_cell_goes_to_its_row(browser, tmp_path):
+    given = explored()
+    visit = open_page(browser, tmp_path / "explored.html", given)
+    tab = visit.tab
+    assert tab.evaluate("scpretrain.points") == {"map-group": 200}
+    visit.row(2).locator("h3").hover()
+    tab.wait_for_function("scpretrain.points['map-group'] === 50 && scpretrain.lit === '2'")
+    tab.mouse.move(5, 5)
+    tab.wait_for_function("scpretrain.points['map-group'] === 200")
+    x, y = tab.evaluate(PLACE, ["map-group", "cell-3"])  # of group 4
+    tab.mouse.move(x, y)
+    tab.wait_for_selector("#tip:not([hidden])")
+    assert "group: 4" in tab.text_content("#tip")
+    tab.mouse.click(x, y)
+    tab.wait_for_function("document.activeElement.getAttribute('aria-label') === 'Name of group 4'")
+    visit.close()
+
+
+def test_where_not_all_cells_are_drawn_the_file_names_groups_and_where_they_are(browser, tmp_path):
+    given = explored()
+    given.groups["n"] *= 40
+    visit = open_page(browser, tmp_path / "explored.html", given)
+    visit.row(2).locator(".called").fill("B cell")
+    text = saved(visit)[1]
+    (tmp_path / "saved.csv").write_text(text)
+    read = given_labels.read(tmp_path / "saved.csv")
+    assert read.by_group and read.groups_file == "explored.csv" and read.types == {"2": "B cell"}
+    assert "# groups: explored.csv\n" in text and labels(text) == (["group", "cell_type"], {"2": "B cell"})
+    assert "The map shows 200 of 8,000 cells" in visit.tab.inner_text("#name")
+    assert "(2,000 of 8,000 cells)" in visit.tab.inner_text("#progress")
+    visit.close()
+
+
+def test_a_name_of_a_million_letters_is_saved_whole(browser, tmp_path):
+    given = explored()
+    given.groups.loc[1, "proposed"] = "y" * 1_000_000
+    visit = open_page(browser, tmp_path / "explored.html", given)
+    visit.row(3).locator(".called").fill("z" * 1_000_000)
+    visit.row(3).locator(".called").fill("short")
+    visit.row(2).locator(".confirm").click()
+    visit.row(1).locator(".skip").check()
+    visit.row(4).locator(".skip").check()
+    found = set(labels(saved(visit)[1])[1].values())
+    assert found == {"short", "y" * 1_000_000}
+    visit.close()
+
+
+def test_a_gene_colours_the_maps_and_has_a_bar_a_group(browser, tmp_path):
+    visit = open_page(browser, tmp_path / "explored.html", explored())
+    tab = visit.tab
+    tab.fill("#gene", "G1")  # as one types it
+    tab.keyboard.press("Enter")
+    tab.wait_for_function("scpretrain.gene === 'g1'")
+    assert tab.inner_text('[data-map="map-group"]') == "g1, log1p of counts per 10,000"
+    bars = [line.inner_text().split("\t") for line in tab.locator("#gene-bars tbody tr").all()]
+    assert [bars[0][0], *bars[0][-2:]] == ["group 1", "3.00", "100 %"] and bars[1][-1] == "0 %"
+    tab.fill("#gene", "nonsense")
+    tab.keyboard.press("Enter")
+    tab.wait_for_function("document.getElementById('gene-said').textContent.includes('is none of the 6 genes')")
+    tab.click("#no-gene")
+    tab.wait_for_function("scpretrain.gene === '' && document.getElementById('gene-bars').hidden")
+    visit.row(1).locator("button.gene").click()
+    tab.wait_for_function("scpretrain.gene === 'g1'")
+    assert visit.row(2).locator("button.gene").is_disabled()  # not among the page's genes
+    visit.close()
+
+
+def test_table_and_map_are_downloaded(tab, shared, small):
+    name, text = saved(shared, '[data-save="csv"]')
+    table = pd.read_csv(io.StringIO(text), keep_default_na=False).set_index("cell").loc[small.cells]
+    assert name.endswith("_table.csv") and table["cell_type"].tolist() == small.cell_type.tolist()
+    np.testing.assert_allclose(table["umap_1"], small.umap[:, 0], atol=1e-4)
+    assert saved(shared, '[data-save="svg"]')[1].startswith("<svg")
+    with tab.expect_download() as download:
+        tab.click('[data-save="png"]')
+    assert download.value.path().read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_label_never_covers_a_small_island(browser, tmp_path):
+    chance = np.random.default_rng(0)
+    sizes = {"a very long name indeed": 800, "island one": 12, "island two": 9, "island three": 15}
+    places = np.array([[0, 0], [4.5, 0], [4.5, 0.6], [-4.5, 1]])
+    names = np.repeat(np.array(list(sizes), dtype=object), list(sizes.values()))
+    umap = np.repeat(places, list(sizes.values()), axis=0)
+    umap = umap + chance.normal(size=umap.shape) * np.where(names == "a very long name indeed", 1, 0.08)[:, None]
+    n = len(names)
+    given = Annotation("islands", [f"c{i}" for i in range(n)], names, np.full(n, 0.9), umap=umap)
+    visit = Visit(browser, tmp_path / "annotated.html", given)
+    boxes = visit.tab.evaluate(
+        "[...document.querySelectorAll('#map-type .annotation-text-g')].map(g => g.getBoundingClientRect().toJSON())"
+    )
+    assert len(boxes) == 4
+    for cell in np.flatnonzero(names != "a very long name indeed"):
+        x, y = visit.tab.evaluate(PLACE.replace('div.scrollIntoView({block: "center"});', ""), ["map-type", f"c{cell}"])
+        assert not any(b["left"] < x < b["right"] and b["top"] < y < b["bottom"] for b in boxes)
+    visit.close()
+
+
+def test_the_page_to_name_groups_fits_a_phone(browser, tmp_path):
+    visit = open_page(browser, tmp_path / "explored.html", explored(overlap=[{"dataset": "x" * 90, "genes": 1}]))
+    visit.tab.set_viewport_size({"width": 390, "height": 844})
+    visit.tab.wait_for_function("document.getElementById('map-group')._fullLayout.width < 390")
+    assert visit.tab.evaluate("document.documentElement.scrollWidth") <= 390
+    visit.row(4).scroll_into_view_if_needed()
+    map_ = visit.tab.locator("#map-group").bounding_box()
+    assert 0 <= map_["y"] < 60 and map_["height"] < 844 / 2  # it stays in sight, and leaves room
+    assert "wide" in visit.tab.locator("#overlap .scroll").get_attribute("class")
     visit.close()
