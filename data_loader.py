@@ -12,11 +12,14 @@ from scipy.sparse import csr_matrix
 from files import Cache, fingerprint, stamp, writable
 from reading import align, download, normalize
 from reading.cells import Cells, Unreadable, kind_of_names, open_rows, read, species_from_case
+from reading.names import no_types
 from voice import log
 
 HERE = Path(__file__).resolve().parent
 CATALOGUE_COLUMNS = ("name", "species", "labelled")
-SUFFIXES = (".h5", ".h5ad")
+SUFFIXES = (".h5", ".h5ad")  # of the public datasets
+FOUND = (*SUFFIXES, ".h5mu", ".loom", ".zarr")  # in a folder without a catalogue; a .csv there may be anything
+LISTED = (*FOUND, ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")  # of a name that a catalogue lists
 LOW_OVERLAP = 0.2  # a dataset with a smaller share of the vocabulary is warned about
 
 
@@ -38,7 +41,7 @@ def catalogue(
     exclude: Sequence[str] = (),
     species: str | None = None,
 ) -> list[Entry]:
-    """The entries of `data_dir`: of its datasets.csv, or without one of every .h5 and .h5ad in it.
+    """The entries of `data_dir`: of its datasets.csv, or without one of every file of cells in it (FOUND).
 
     `datasets` restricts to these names, `exclude` leaves names out, `species` overrides. Raises ValueError for a
     name that is not there, a catalogue that cannot be read, or when nothing is left.
@@ -49,12 +52,12 @@ def catalogue(
     if table.exists():
         entries = [replace(entry, path=_file_of(data_dir, entry.name)) for entry in _read_catalogue(table)]
     else:
-        files = {path.stem: path for suffix in SUFFIXES[::-1] for path in sorted(data_dir.glob(f"*{suffix}"))}
+        files = {path.stem: path for suffix in FOUND[::-1] for path in sorted(data_dir.glob(f"*{suffix}"))}
         entries = [Entry(name, "", True, path) for name, path in sorted(files.items())]
         if not entries:
             raise ValueError(
-                f"{data_dir} holds neither a datasets.csv nor any .h5 or .h5ad file; put your files there, "
-                f"or a copy of {HERE / 'dataset' / 'datasets.csv'} to have the public ones fetched"
+                f"{data_dir} holds neither a datasets.csv nor any {', '.join(FOUND[:-1])} or {FOUND[-1]}; put "
+                f"your files there, or a copy of {HERE / 'dataset' / 'datasets.csv'} to have the public ones fetched"
             )
     known = [entry.name for entry in entries]
     for name in [*(datasets or ()), *exclude]:
@@ -97,7 +100,7 @@ def _read_catalogue(path: Path) -> list[Entry]:
 
 
 def _file_of(data_dir: Path, name: str) -> Path | None:
-    return next((path for suffix in SUFFIXES if (path := data_dir / f"{name}{suffix}").exists()), None)
+    return next((path for suffix in LISTED if (path := data_dir / f"{name}{suffix}").exists()), None)
 
 
 def own_entries(np_input: Path | None, ann_input: Path | None, species: str | None) -> list[Entry]:
@@ -251,7 +254,7 @@ def gene_names(entries: Sequence[Entry], table: dict[str, str], **values: object
         mouse = set().union(*(names.genes for names in named if names.entry.species == "mouse"))
         genes = set().union(*(names.genes for names in named if names.entry.species == "human"))
         unmatched = len(genes - mouse)
-        print(f"warning: without the ortholog table {unmatched:,} of {len(genes):,} human genes match no mouse gene")
+        log.warning(f"without the ortholog table {unmatched:,} of {len(genes):,} human genes match no mouse gene")
     return named
 
 
@@ -325,7 +328,7 @@ def aligned(
 
 def stamp_of(path: Path) -> list[tuple]:
     """What identifies a version of a dataset: its file's stamp, or those of the files in its folder."""
-    return [stamp(path)] if path.is_file() else [stamp(file) for file in sorted(path.iterdir()) if file.is_file()]
+    return [stamp(path)] if path.is_file() else [stamp(file) for file in sorted(path.rglob("*")) if file.is_file()]
 
 
 @dataclass(frozen=True)
@@ -351,6 +354,12 @@ def cell_types(cells: Cells, *, label_key: str | None = None) -> Types:
             f"as not labelled in datasets.csv, or leave it out with --exclude {cells.name}"
         )
     rows = np.flatnonzero(cells.labels != "")
+    if words := no_types(cells.labels):  # as published they are types; here they are at least named
+        count = int(np.isin(cells.labels.astype(str), words).sum())
+        log.warning(
+            f"{cells.name}: {count:,} cells are labelled {', '.join(map(repr, words))}, which looks like no label but "
+            "counts as a type; empty these cells' labels in the file if they have none"
+        )
     classes, labels = np.unique(cells.labels[rows].astype(str), return_inverse=True)
     if len(classes) < 2:
         found = f"only one cell type, {str(classes[0])!r}" if len(classes) else "no cell with a label"

@@ -1,19 +1,27 @@
 """Files that appear whole or not at all, and a cache of arrays keyed by what they were made from."""
 
+import glob
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 from scipy.sparse import csr_matrix
 
 CACHE_VERSION = 1  # raise it when what a cached array means changes: older entries are then never found
+OLD_PART = 24 * 3600.0  # seconds
+_PART = re.compile(r"\.\d+(-[0-9a-f]{8})?\.part")
+LONGEST_LOCK = 60.0  # seconds: a table is read and replaced in milliseconds
 
 
 @contextmanager
@@ -21,7 +29,8 @@ def whole(path: str | Path) -> Iterator[Path]:
     """Yield a `.part` path beside `path`; it takes the name `path` only if the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    clear_parts(path)
+    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")  # process ids repeat in containers
     try:
         yield part
         os.replace(part, path)
@@ -29,6 +38,38 @@ def whole(path: str | Path) -> Iterator[Path]:
         raise OSError(f"{path} could not be written ({error.strerror or error}); what was there is intact") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def clear_parts(path: Path) -> None:
+    """Remove what killed runs left of `path`: `.part` files that nobody has written to for a day."""
+    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):
+            if time.time() - part.lstat().st_mtime > OLD_PART and _PART.fullmatch(part.name[len(path.name) :]):
+                part.unlink()
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """One process at a time between reading `path` and replacing it; the lock lies beside it, hidden, and stays.
+
+    On a file system without locks the block runs all the same.
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LONGEST_LOCK)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OSError(
+            f"{path} is held by another run; wait for it, or delete {lock.lock_file} if there is none"
+        ) from None
+    except (NotImplementedError, PermissionError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def fingerprint(*parts: object) -> str:

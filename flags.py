@@ -262,6 +262,14 @@ def check_data(args: argparse.Namespace) -> None:
         raise ValueError(f"--data_dir {args.data_dir} is not a folder; make it, or name the one with your datasets")
 
 
+def check_files(args: argparse.Namespace) -> None:
+    """FileNotFoundError where a file that annotate.py is to read is not there."""
+    files = [args.query, *args.reference, args.labels, args.markers, args.pretrained_model, args.gene_list]
+    for path in files:
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"there is no {path}; check the spelling")
+
+
 def check_checkpoint(args: argparse.Namespace) -> None:
     """FileNotFoundError, with the command that makes it, where the checkpoint is not there."""
     if not args.pretrained_model.exists():
@@ -272,6 +280,13 @@ def after_saving(args: argparse.Namespace) -> argparse.Namespace:
     """The flags of a command that takes the checkpoint which this one has written."""
     saved = {"pretrained_model"} if "save_model" in args.given else set()
     return argparse.Namespace(**vars(args) | {"pretrained_model": args.save_model, "given": args.given | saved})
+
+
+def check_paths(args: argparse.Namespace) -> None:
+    """Whether the data of a command are there, and its checkpoint, if it needs one."""
+    check_data(args)
+    if args.pretrain_output or not args.is_pretrain:
+        check_checkpoint(args)
 
 
 def pretrain_line(args: argparse.Namespace) -> str:
@@ -341,6 +356,18 @@ def fill(kind: type[Made], args: argparse.Namespace) -> Made:
         elif one.name in args.given or not one.metadata.get("if_given"):
             values[one.name] = getattr(args, one.name)
     return kind(**values)
+
+
+def check_fill(kind: type) -> Callable[[argparse.ArgumentParser, argparse.Namespace], None]:
+    """A check that refuses what the dataclass `kind` refuses of its flags; exits with 2."""
+
+    def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+        try:
+            fill(kind, args)
+        except ValueError as error:
+            parser.error(str(error))
+
+    return check
 
 
 def command_line(words: str, args: argparse.Namespace) -> str:

@@ -23,14 +23,8 @@ def parser() -> flags.Parser:
     return flags.build_parser(__doc__, *shown, flags.running)
 
 
-def check_paths(args: argparse.Namespace) -> None:
-    flags.check_data(args)
-    if args.pretrain_output or not args.is_pretrain:
-        flags.check_checkpoint(args)
-
-
 if __name__ == "__main__":
-    flags.answer(parser(), check_paths)
+    flags.answer(parser(), flags.check_paths)
 
 import numpy as np
 import torch
@@ -48,7 +42,7 @@ from voice import RESULT, log
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return flags.run(command, parser(), argv, check_paths=check_paths)
+    return flags.run(command, parser(), argv, check_paths=flags.check_paths)
 
 
 def command(args: argparse.Namespace) -> None:
@@ -108,7 +102,13 @@ def pretrain(recipe: Recipe, cells: Cells, start: utils.Checkpoint | None, save_
         )
         for names, matrix, targets in zip(named, matrices, labels, strict=True)
     ]
-    progress = train_with_state(recipe, training, tasks, utils.state_path(save_model), identity, resume=resume)
+    asked = f"phase {2 if start else 1}: {run_identity(recipe, cells, named, genes, None, training)}"
+    state = utils.state_path(save_model)
+    if utils.is_finished(state, start, asked):  # in place: the checkpoint to start from is the one that was made
+        state.unlink()
+        log.log(RESULT, f"this run was finished: {save_model} is what it made; the same command once more trains on")
+        return
+    progress = train_with_state(recipe, training, tasks, state, identity, resume=resume)
 
     phase = start.phase + 1 if start else 1
     made = utils.Checkpoint(
@@ -121,8 +121,9 @@ def pretrain(recipe: Recipe, cells: Cells, start: utils.Checkpoint | None, save_
         settings=recipe.settings() | {"pt_epoch": training.epochs},
         history=(start.history if start else []) + progress.history,
     )
+    utils.mark_finished(state, made, asked)
     utils.save_checkpoint(save_model, made)
-    utils.state_path(save_model).unlink(missing_ok=True)
+    state.unlink(missing_ok=True)
     again = f", run {phase - 1} of it" if phase > 2 else ""
     said = f"phase {min(phase, 2)}{again}: {progress.epoch} epochs, lowest loss {progress.best_loss:.4f}"
     log.log(RESULT, f"{said}; {save_model} written")

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 import data_loader as data
-from files import fingerprint, whole
+from files import fingerprint, locked, whole
 from model import Encoder
 from stages import score
 from voice import log
@@ -139,7 +139,33 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "genes_hash": fingerprint(checkpoint.genes),
         "weights": {name: value.detach().cpu() for name, value in checkpoint.encoder.state_dict().items()},
     }
-    _save(path, content)
+    _save(path, content | {"checksum": checksum(content)})
+
+
+def checksum(content: Any) -> str:
+    """A hash of all that a checkpoint or a state holds: tensors by their bytes, the rest as it is spelt."""
+    found = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, dict):
+            found.update(b"{%d" % len(value))
+            for key, one in value.items():
+                add(key)
+                add(one)
+        elif isinstance(value, list | tuple):
+            found.update(b"[%d" % len(value))
+            for one in value:
+                add(one)
+        elif isinstance(value, torch.Tensor):
+            array = value.detach().cpu().contiguous().numpy()
+            found.update(f"{array.dtype.str}{array.shape}".encode())
+            found.update(array.reshape(-1).view(np.uint8))
+        else:
+            text = repr(value).encode("utf-8", "backslashreplace")
+            found.update(b"%d:" % len(text) + text)
+
+    add(content)
+    return found.hexdigest()
 
 
 def _save(path: Path, content: dict[str, Any]) -> None:
@@ -171,7 +197,10 @@ def load_checkpoint(path: Path, *, gene_list: Path | None = None, made_by: str =
         return _published(path, content, gene_list)
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         raise ValueError(f"{path} is not a checkpoint of scPretrain; name another with --pretrained_model")
-    if content.get("version", 0) > CHECKPOINT_VERSION:
+    version = content.get("version", 0)
+    if not isinstance(version, int):
+        raise ValueError(f"{path} has {version!r} where a number of its version is due; it is damaged: pre-train again")
+    if version > CHECKPOINT_VERSION:
         raise ValueError(
             f"{path} has checkpoint version {content['version']}, this program reads up to "
             f"{CHECKPOINT_VERSION}; update scPretrain"
@@ -180,19 +209,32 @@ def load_checkpoint(path: Path, *, gene_list: Path | None = None, made_by: str =
         genes, weight = content["genes"], content["weights"]["linear.weight"]
         encoder = Encoder(weight.shape[1], weight.shape[0])
         encoder.load_state_dict(content["weights"])
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} lacks parts of a checkpoint ({error}); it is damaged: pre-train again") from error
+    _finite(path, encoder)
     if len(genes) != weight.shape[1] or fingerprint(genes) != content.get("genes_hash"):
         raise ValueError(
             f"{path} holds {len(genes):,} gene names for {weight.shape[1]:,} columns, or other names than "
             "it was saved with; it is damaged: pre-train again"
         )
+    stated = content.pop("checksum", None)  # older checkpoints have none
+    if stated is not None and stated != checksum(content):
+        raise ValueError(f"{path} does not hold the bytes it was saved with (checksum); it is damaged: pre-train again")
     known = {name: content[name] for name in Checkpoint.__dataclass_fields__ if name in content}
     return Checkpoint(encoder=encoder, **known)
 
 
+def _finite(path: Path, encoder: Encoder) -> None:
+    """Refuse weights that are not numbers, by name."""
+    for name, value in encoder.state_dict().items():
+        if bad := int((~torch.isfinite(value)).sum()):
+            raise ValueError(f"{path}: {bad:,} of the weights {name} are not finite; it is damaged: pre-train again")
+
+
 def _published(path: Path, content: dict, gene_list: Path | None) -> Checkpoint:
     weight = content["fc1.weight"]
+    if not isinstance(weight, torch.Tensor) or weight.ndim != 2:
+        raise ValueError(f"{path}: fc1.weight is no table of weights; fetch it again")
     if gene_list is None:
         raise ValueError(
             f"{path} is a published checkpoint without gene names; name the file that lists its "
@@ -217,6 +259,7 @@ def _published(path: Path, content: dict, gene_list: Path | None) -> Checkpoint:
         encoder.load_state_dict({"linear.weight": weight, "linear.bias": content["fc1.bias"]})
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"{path} lacks parts of a checkpoint ({error}); fetch it again") from error
+    _finite(path, encoder)
     return Checkpoint(encoder, [gene.upper() for gene in genes], settings={"source": "published weights"})
 
 
@@ -227,7 +270,7 @@ def state_path(save_model: Path) -> Path:
 
 def save_state(path: Path, content: dict[str, Any]) -> None:
     """Write where pre-training stands, whole."""
-    _save(path, content)
+    _save(path, content | {"checksum": checksum(content)})
 
 
 def load_state(path: Path, identity: str) -> dict[str, Any] | None:
@@ -237,6 +280,9 @@ def load_state(path: Path, identity: str) -> dict[str, Any] | None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         same = content["identity"] == identity
+        stated = content.pop("checksum", None)  # older states have none
+        if stated is not None and stated != checksum(content):
+            raise ValueError("checksum")
     except Exception as error:
         raise ValueError(f"{path} is no training state, or a damaged one; delete it to start anew") from error
     if not same:
@@ -245,6 +291,25 @@ def load_state(path: Path, identity: str) -> dict[str, Any] | None:
             "--resume out to start anew"
         )
     return content
+
+
+def mark_finished(path: Path, made: Checkpoint, asked: str) -> None:
+    """Note in the state that `made` is about to take its place: a run killed in between is known as finished."""
+    if path.exists():
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        content.pop("checksum", None)
+        save_state(path, content | {"finished": made.identity(), "asked": asked})
+
+
+def is_finished(path: Path, at_hand: Checkpoint | None, asked: str) -> bool:
+    """Whether the checkpoint at hand is what the run asked for has made, killed before it could remove its state."""
+    if at_hand is None or not path.exists():
+        return False
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return (content["finished"], content["asked"]) == (at_hand.identity(), asked)
+    except Exception:  # damaged, or of a run that is not finished: what to do with it is said by load_state
+        return False
 
 
 # -- results ----------------------------------------------------------------
@@ -271,6 +336,11 @@ def read_results(path: Path, columns: Sequence[str] = RESULT_COLUMNS) -> pd.Data
 
 def write_result(path: Path, row: dict[str, Any], columns: Sequence[str] = RESULT_COLUMNS) -> None:
     """Add one row, in the place of an older one of the same dataset, arm and seed."""
+    with locked(path):
+        _replace_row(path, row, columns)
+
+
+def _replace_row(path: Path, row: dict[str, Any], columns: Sequence[str]) -> None:
     table = read_results(path, columns)
     same = (table["dataset"] == row["dataset"]) & (table["arm"] == row["arm"]) & (table["seed"] == row["seed"])
     new = pd.DataFrame([row], columns=list(columns))

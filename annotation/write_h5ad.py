@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,55 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from reading import guard
+
 CHUNK = 1 << 20  # entries of a chunk of the sparse arrays
+
+
+class Disk(io.FileIO):
+    """A file under HDF5 that keeps a failed write to itself, in `failed`, and lets later ones go.
+
+    HDF5 does not survive one: it tries again at close and at exit, and brings the interpreter down.
+    """
+
+    failed: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """All of the bytes: HDF5 does not ask how many were taken."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while len(rest) and self.failed is None:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.failed = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """HDF5 ends a file with it."""
+        try:
+            return super().truncate(size) if self.failed is None else size or 0
+        except OSError as error:
+            self.failed = error
+            return size or 0
+
+
+@contextmanager
+def opened(target: Path, mode: str = "r+") -> Iterator[h5py.File]:
+    """An HDF5 file to write; refused where it has parts in other files. A write that failed is an OSError at the end.
+
+    After a failed write HDF5 may read what is not there: what h5py raises then is of that write.
+    """
+    with Disk(target, "w+" if mode == "w" else mode) as disk:
+        try:
+            with h5py.File(disk, mode) as file:
+                guard.inside_only(file, str(target))
+                yield file
+        except Exception:
+            if disk.failed is None:
+                raise
+        if disk.failed is not None:
+            raise OSError(disk.failed.errno, disk.failed.strerror or str(disk.failed))
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -28,7 +78,7 @@ def new_file(target: Path, blocks: Iterable[tuple[int, csr_matrix]], obs: pd.Dat
     var = pd.DataFrame(index=pd.Index(unique, dtype=object))
     if unique != genes:
         var["gene_symbols"] = np.array(genes, dtype=object)
-    with h5py.File(target, "w") as file:
+    with opened(target, "w") as file:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         x = file.create_group("X")
         x.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": (len(obs), len(genes))})
@@ -65,6 +115,8 @@ def unique_names(names: list[str]) -> list[str]:
 
 def embedding(file: h5py.File, key: str, shape: tuple[int, int]) -> h5py.Dataset:
     """An empty float32 array obsm[key] of the open file, to be written by rows."""
+    if isinstance(file.get("obs"), h5py.Dataset):
+        modernise(file)
     obsm = _group(file, "obsm")
     if key in obsm:
         del obsm[key]
@@ -80,9 +132,9 @@ def add_fields(
     """Put columns (N,) into obs, arrays (N, D) into obsm and entries into uns; an older field of a name gives way."""
     from anndata.io import write_elem
 
+    if isinstance(file["obs"], h5py.Dataset):
+        modernise(file)
     obs = file["obs"]
-    if isinstance(obs, h5py.Dataset):  # a table of records, before anndata 0.7
-        obs = _modern_obs(file)
     order = [_text(name) for name in obs.attrs.get("column-order", ())]
     for name, values in columns.items():
         if name in obs:
@@ -105,24 +157,71 @@ def _group(file: h5py.File, name: str) -> h5py.Group:
     return file[name]
 
 
-def _modern_obs(file: h5py.File) -> h5py.Group:
+def modernise(file: h5py.File) -> None:
+    """Turn the layout of anndata 0.6 into today's: each table of records becomes a group, and no field is lost.
+
+    There obs, var, raw.var, obsm and varm are one table of records each; a group of today's kind cannot be put into
+    one, and anndata reads no file that is half the one and half the other.
+    """
+    for old, new in (("raw.X", "raw/X"), ("raw.var", "raw/var"), ("raw.varm", "raw/varm")):
+        if old in file:
+            file.move(old, new)
+    taken: set[str] = set()
+    for name in ("obs", "var", "raw/var"):
+        if isinstance(file.get(name), h5py.Dataset):
+            frame, used = _frame(file[name], file)
+            taken |= used
+            _put(file, name, frame)
+    for name in taken:  # the categories are in the columns now, where anndata looks for them
+        del file[name]
+    for name in ("obsm", "varm", "raw/varm"):
+        if isinstance(file.get(name), h5py.Dataset):
+            records = file[name][...]
+            _put(file, name, {key: records[key] for key in records.dtype.names or ()})
+    for name in ("X", "raw/X", *(f"layers/{layer}" for layer in file.get("layers", ()))):
+        _say_encoding(file.get(name))
+    for name in ("raw", "obsm", "varm", "layers", "uns"):
+        if isinstance(file.get(name), h5py.Group) and "encoding-type" not in file[name].attrs:
+            kind = "raw" if name == "raw" else "dict"
+            file[name].attrs.update({"encoding-type": kind, "encoding-version": "0.1.0"})
+    file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+
+
+def _put(file: h5py.File, name: str, value) -> None:
     from anndata.io import write_elem
 
-    old = file["obs"][...]
-    index, *others = old.dtype.names
-    table = {}
+    del file[name]
+    write_elem(file, name, value)
+
+
+def _say_encoding(node: h5py.Group | h5py.Dataset | None) -> None:
+    """Attributes that tell today's anndata what a matrix is; h5sparse, before 0.7, called them something else."""
+    if node is None or "encoding-type" in node.attrs:
+        return
+    if isinstance(node, h5py.Dataset):
+        node.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        return
+    storage = _text(node.attrs.get("h5sparse_format", "csr"))
+    shape = np.asarray(node.attrs["shape"] if "shape" in node.attrs else node.attrs["h5sparse_shape"])
+    node.attrs.update({"encoding-type": f"{storage}_matrix", "encoding-version": "0.1.0", "shape": shape})
+
+
+def _frame(node: h5py.Dataset, file: h5py.File) -> tuple[pd.DataFrame, set[str]]:
+    """A table of records as a frame, and the places in the file whose categories its columns hold now."""
+    records = node[...]
+    index, *others = records.dtype.names
+    table, used = {}, set()
     for name in others:
-        values = old[name]
-        categories = file.get(f"uns/{name}_categories")
-        if categories is not None:
-            values = pd.Categorical.from_codes(values.astype(int), [_text(c) for c in categories[...]])
+        values = records[name]
+        place = f"uns/{name}_categories"
+        if place in file and values.dtype.kind in "iu":
+            levels = [_text(level) for level in np.atleast_1d(file[place][...])]
+            codes = np.where((values >= 0) & (values < len(levels)), values, -1).astype(int)
+            values, used = pd.Categorical.from_codes(codes, levels), used | {place}
         elif values.dtype.kind in "SO":
-            values = np.array([_text(v) for v in values], dtype=object)
+            values = np.array([_text(value) for value in values], dtype=object)
         table[name] = values
-    frame = pd.DataFrame(table, index=pd.Index([_text(v) for v in old[index]], dtype=object))
-    del file["obs"]
-    write_elem(file, "obs", frame)
-    return file["obs"]
+    return pd.DataFrame(table, index=pd.Index([_text(value) for value in records[index]], dtype=object)), used
 
 
 def _text(value) -> str:

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 from scipy.sparse import csr_matrix, hstack
 
+from reading import guard
 from reading.matrix import REWRITE, Matrix, Unreadable
 from reading.names import as_text, ensembl_ids, features_that_are_genes, gene_symbols, genome_of, species_of_genome
 
@@ -93,6 +94,7 @@ class Beside:
 def opened(path: Path, name: str):
     """An HDF5 file open for reading, and the words "NAME (PATH)"; read it inside `named`."""
     where = f"{name} ({path})"
+    guard.regular(path, where)
     try:
         file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE)
     except FileNotFoundError:
@@ -106,6 +108,8 @@ def opened(path: Path, name: str):
             raise Unreadable(f"{where}: not an HDF5 file, {seems(path)}; fetch it again or convert it") from error
         raise Unreadable(f"{where}: cannot be opened ({error}); fetch it again") from error
     with file:
+        with named(where):
+            guard.inside_only(file, where)
         yield file, where
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -18,6 +18,8 @@ LN_UP_TO = 9.3  # the logarithm of 10,000 is 9.21
 SAME_SUM = 0.003  # row sums closer than this are one constant; float16 and two decimals stay below
 LEAST_SUM = 100.0  # a hundredth of CP10k: cells that sum to less were scaled to something else
 NEAR = 0.08  # mean distance from whole numbers; 0.25 is chance, 0.05 is what two decimals leave
+LOG_OF_LOG_UP_TO = 2.9  # log1p of 16.2, which no logarithm of a normalised value exceeds
+DENSE, MANY_GENES = 0.95, 2000  # share of entries above 0 among so many genes that only a model gives
 MOST_ROWS = 1000  # of a sample; more rows do not change an answer
 
 SUPPLY = (
@@ -34,7 +36,8 @@ class Values:
     kind: 'counts', 'scaled' (divided by depth, not logged), 'log' (of scaled values) or 'log_counts'. base:
     of the logarithm, 0 without one. total: the sum of a cell before the logarithm and over all genes, where
     known or assumed; None where each cell's own sum is used. sure: whether a test found it, not only the size
-    of the numbers.
+    of the numbers. twice: whether log1p was taken of the logarithms once more. doubt: why they may not be what they
+    are taken for, with the number that gives it away; "" for none.
     """
 
     kind: str
@@ -42,28 +45,36 @@ class Values:
     total: float | None = None
     sure: bool = True
     note: str = ""
+    twice: bool = False
+    doubt: str = field(default="", compare=False)
 
-    def describe(self, where: str = "X") -> str:
-        """One line: what was found and what is done about it."""
-        log = {0.0: "", 2.0: "log2(x + 1)", 10.0: "log10(x + 1)"}.get(self.base, "log1p")
+    def what(self) -> str:
+        """What was found, in a few words."""
         scale = "values of unknown scale" if self.total is None else _scale_words(self.total)
         found = {
             "counts": "raw counts",
             "scaled": f"{scale}, not logged",
-            "log_counts": f"{log} of raw counts",
-            "log": f"{log} of {scale}",
+            "log_counts": f"{self._log()} of raw counts",
+            "log": f"{self._log()} of {scale}",
         }[self.kind]
-        steps = [f"{log} undone"] if self.base else []
+        return f"log1p of {found}" if self.twice else found
+
+    def describe(self, where: str = "X") -> str:
+        """One line: what was found and what is done about it."""
+        steps = [f"{'log1p and ' if self.twice else ''}{self._log()} undone"] if self.base else []
         if self.total is None or not _close(self.total, TARGET_SUM):
             steps.append(f"{'scaled' if self.kind == 'counts' else 'rescaled'} to {TARGET_SUM:,.0f} a cell")
         done = "used as it is" if self.is_log1p() else " and ".join([", ".join(steps), "log1p"] if steps else ["log1p"])
         guess = "" if self.sure else " (told by the size of the numbers alone; --values says it for certain)"
         note = f" ({self.note})" if self.note else ""
-        return f"{where} holds {found}{note}{guess}: {done}"
+        return f"{where} holds {self.what()}{note}{guess}: {done}"
+
+    def _log(self) -> str:
+        return {2.0: "log2(x + 1)", 10.0: "log10(x + 1)"}.get(self.base, "log1p")
 
     def is_log1p(self) -> bool:
         """Whether the values are log1p of CP10k already."""
-        return self.kind == "log" and self.base == math.e and self.total is not None and _close(self.total, TARGET_SUM)
+        return self.kind == "log" and _is_log_of(self, TARGET_SUM)
 
 
 # What --values may say. cpm serves TPM and RPM as well.
@@ -103,6 +114,37 @@ def detect(sample: csr_matrix, where: str = "X") -> Values:
     if sample.shape[0] > MOST_ROWS:
         sample = sample[:: -(-sample.shape[0] // MOST_ROWS)]
     refuse(sample, where)
+    values = _detect(sample, where)
+    return replace(values, doubt=_doubt(values, sample))
+
+
+def _doubt(values: Values, sample: csr_matrix) -> str:
+    """Why values may not be what they are taken for, with the number that gives it away; "" where nothing does."""
+    v = sample.data[sample.data > 0].astype(np.float64)
+    share = len(v) / max(1, sample.shape[0] * sample.shape[1])
+    top, whole = float(v.max()), float((np.abs(v - np.round(v)) < 1e-6 * np.maximum(1, v)).mean())
+    if values.twice:
+        return f"a logarithm was taken twice (the largest value is {top:.3g}); both are undone"
+    squares = np.square(v[v < 30])  # of larger values float32 keeps too few decimals
+    near = np.abs(squares - np.round(squares)) < 1e-5 * np.maximum(1, squares)
+    if whole < 0.999 and len(squares) * 2 > len(v) and near.mean() > 0.999:
+        return f"they are square roots of counts ({1 - whole:.0%} are not whole, but all their squares are)"
+    if not values.sure and values.kind == "counts":
+        return (
+            f"{1 - whole:.0%} are not whole, and the largest is {top:,.4g}, too large for a logarithm: residuals, "
+            "or values of a scale of their own"
+        )
+    if not values.sure:
+        return (
+            f"no scale and no base fits: the largest is {top:.3g}, and cells differ in their sums; a logarithm of "
+            "a logarithm, a share of each gene's largest value or residuals look so"
+        )
+    if share > DENSE and sample.shape[1] >= MANY_GENES:
+        return f"{share:.0%} of all entries are above 0, as in denoised or imputed values, not in counted ones"
+    return ""
+
+
+def _detect(sample: csr_matrix, where: str) -> Values:
     filled = sample[np.flatnonzero(np.diff(sample.indptr))]
     v = filled.data.astype(np.float64)
     v, filled = (v, filled) if (v > 0).all() else _without_zeros(filled)
@@ -123,6 +165,8 @@ def detect(sample: csr_matrix, where: str = "X") -> Values:
     if spread[best][0] < SAME_SUM:
         total = _standard(spread[best][1])
         return Values("log" if best else "scaled", bases[best], total)
+    if top <= LOG_OF_LOG_UP_TO and (found := _log_of_log(v, starts)):
+        return found
     distance = {name: _distance_from_multiples(x, filled.indptr) for name, x in linear.items()}
     near_whole = (np.abs(v - np.round(v)) < 0.05) & (v > 0.5)
     best = min(distance, key=distance.get)
@@ -150,11 +194,11 @@ def to_log1p(counts: csr_matrix, values: Values, target_sum: float = TARGET_SUM)
     infinite: the sample did not hold them.
     """
     refuse(counts)
-    same_log = values.base == math.e and values.total is not None and _close(values.total, target_sum)
+    same_log = _is_log_of(values, target_sum)
     x = counts.data.astype(np.float32)  # a copy: the rest works in place
     if same_log:
         return csr_matrix((x, counts.indices, counts.indptr), shape=counts.shape)
-    x = _undo(x, values.base)
+    x = _undo(np.expm1(x) if values.twice else x, values.base)
     if values.total is None:
         filled = np.flatnonzero(np.diff(counts.indptr))
         totals = np.add.reduceat(x, counts.indptr[filled], dtype=np.float64)  # (filled cells,)
@@ -169,7 +213,7 @@ def choose(candidates: Mapping[str, csr_matrix]) -> tuple[str, Values]:
     """Which matrix of a file to use and what it holds; candidates: '.raw', "layers['counts']", 'X' -> sample.
 
     One with most of the genes comes before a selection of them, raw counts before the rest, what a test found
-    before what was guessed; then .raw, layers['counts'], X. Other layers (spliced, imputed) only where those
+    before what is doubtful; then .raw, layers['counts'], X. Other layers (spliced, imputed) only where those
     cannot be used. Raises ValueError, with the reason for each, where none can.
     """
     order = (".raw", "layers['counts']", "layers['raw_counts']", "layers['raw']", "X")
@@ -182,7 +226,7 @@ def choose(candidates: Mapping[str, csr_matrix]) -> tuple[str, Values]:
             refused.append(str(error))
             continue
         known = order.index(words) if words in order else len(order)
-        rank = 2 if not values.sure else 0 if values.kind in ("counts", "log_counts") else 1
+        rank = 2 if values.doubt else 0 if values.kind in ("counts", "log_counts") else 1
         usable.append((known == len(order), sample.shape[1] < most / 2, rank, known, place, words, values))
     if not usable:
         raise ValueError("; ".join(refused) or f"there is no matrix to choose from; {SUPPLY}")
@@ -205,11 +249,31 @@ def refuse(counts: csr_matrix, where: str = "X") -> None:
         )
 
 
+def _is_log_of(values: Values, total: float) -> bool:
+    """Whether values are log1p, once, of values that sum to `total` a cell."""
+    once = values.base == math.e and not values.twice
+    return once and values.total is not None and _close(values.total, total)
+
+
 def _undo(v: np.ndarray, base: float) -> np.ndarray:
     """v before log(x + 1); v itself where base is 0."""
     if not base:
         return v
     return np.expm1(v if base == math.e else v * v.dtype.type(math.log(base)))
+
+
+def _log_of_log(v: np.ndarray, starts: np.ndarray) -> Values | None:
+    """What v (n,) are if log1p of logarithms: of values with one sum a cell, or of whole numbers; else None."""
+    once = np.expm1(v)
+    linear = {base: _undo(once, base) for name, base in BASES.items() if once.max() <= HIGHEST[name]}
+    for base, x in linear.items():
+        if _whole_under_log(x, _nearly_whole(v), starts):
+            return Values("log_counts", base, twice=True)
+    spread = {base: _spread_of_sums(np.add.reduceat(x, starts)) for base, x in linear.items()}
+    best = min(spread, key=lambda base: spread[base][0], default=None)
+    if best is None or spread[best][0] >= SAME_SUM:
+        return None
+    return Values("log", best, _standard(spread[best][1]), twice=True)
 
 
 def _without_zeros(counts: csr_matrix) -> tuple[np.ndarray, csr_matrix]:

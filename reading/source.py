@@ -195,6 +195,11 @@ def decide(
             f"{rows.name}: you say {species}, but {share:.0%} of the telling gene names are {told} ({why}); "
             f"leave --species out, or say {told}, unless you are sure"
         )
+    if found.doubt:
+        source.warnings.append(
+            f"{rows.name}: {matrix} is taken for {found.what()}; {found.doubt}. Raw counts do better; --values and "
+            "--layer say what to use"
+        )
     refuse_species(source, genes, species, force)
     refuse_names(rows, genes, force, source)
     if dates := mangled(genes):

@@ -64,7 +64,9 @@ def baselines(x: csr_matrix, seed: int = 0) -> dict[str, Callable[[csr_matrix], 
     15, 50 and 200 principal components of all genes, and 50 of the 2,000 most variable ones at unit variance.
     """
     components_of = components(x, max(PLAIN), seed=seed)
-    found = {f"{width} PCs": partial(_first, components_of, width) for width in PLAIN}
+    found: dict[str, Callable[[csr_matrix], np.ndarray]] = {
+        f"{width} PCs": partial(_first, components_of, width) for width in PLAIN
+    }
     genes = variable_genes(x)
     if len(genes) < 2:  # cells that are all equal
         return found

@@ -222,9 +222,9 @@ def test_species_are_told_from_the_case_of_the_symbols(corpus, capsys):
     assert all(sorted(names.genes) == SHARED for names in named)
 
 
-def test_without_the_table_the_unmatched_human_genes_are_counted(corpus, capsys):
+def test_without_the_table_the_unmatched_human_genes_are_counted(corpus, caplog):
     data.gene_names(data.catalogue(corpus), {})
-    assert "without the ortholog table 1 of 12 human genes match no mouse gene" in capsys.readouterr().out
+    assert "without the ortholog table 1 of 12 human genes match no mouse gene" in caplog.text
 
 
 def entry_with(genes, path="a.h5", name="Baron"):
@@ -356,3 +356,39 @@ def test_types_that_are_hardly_in_the_split_are_said(capsys):
     data.report_rare_types("Baron", types, data.Split(np.array([0, 1, 2]), np.array([5]), np.array([3, 4])))
     said = capsys.readouterr().out
     assert "fewer than 2 training cells of B, C" in said and "no test cell of A" in said
+
+
+# -- every format through the door of the corpus
+
+
+def test_a_folder_without_a_catalogue_is_searched_for_every_file_of_cells_but_not_for_tables(corpus):
+    (corpus / "datasets.csv").unlink()
+    for name in ("A.h5mu", "B.loom", "some_table.csv"):
+        (corpus / name).write_bytes(b"")
+    (corpus / "C.zarr").mkdir()
+    found = names_of(data.catalogue(corpus))
+    assert found == ["A", "B", "C", "Human_C", "Human_D", "Mouse_A", "Mouse_B"]
+
+
+def test_a_catalogue_may_list_tables(corpus):
+    pd.DataFrame(draw(5)[0].toarray(), index=[f"cell{i}" for i in range(40)], columns=MOUSE).to_csv(corpus / "T.csv")
+    write_catalogue(corpus, [("T", "mouse", "no")])
+    [entry] = data.catalogue(corpus)
+    assert entry.path == corpus / "T.csv"
+    np.testing.assert_array_equal(data.load(entry).counts.toarray(), draw(5)[0].toarray())
+
+
+def test_a_label_that_looks_like_none_is_named_and_stays_a_type_as_published(caplog):
+    labels = np.array(["T cell", "unassigned", "B cell", ""], dtype=object)
+    cells = Cells("A", Path("A.h5"), draw(0)[0][:4], HUMAN, list("abcd"), labels)
+    assert data.cell_types(cells).classes == ["B cell", "T cell", "unassigned"]
+    assert "1 cells are labelled 'unassigned'" in caplog.text
+
+
+def test_a_change_deep_in_a_zarr_store_makes_its_cached_matrix_anew(tmp_path):
+    chunk = tmp_path / "a.zarr" / "X" / "data" / "0"
+    chunk.parent.mkdir(parents=True)
+    chunk.write_bytes(b"one")
+    before = data.stamp_of(tmp_path / "a.zarr")
+    chunk.write_bytes(b"other")
+    assert data.stamp_of(tmp_path / "a.zarr") != before

@@ -248,3 +248,46 @@ def test_raw_counts_are_chosen_wherever_they_are():
     assert choose({".raw": x, "X": c[:, :50]})[0] == ".raw"
     with pytest.raises(ValueError, match="layers.*negative.*X holds negative"):
         choose({"layers['scaled']": z, "X": z})
+
+
+# -- what is doubtful is said, with the number that gives it away
+@pytest.mark.parametrize("way", ["counts", "log1p", "log2 of CP10k"])
+def test_a_logarithm_taken_twice_is_told_and_both_are_undone(way):
+    counts = make_counts()
+    once = np.log1p(counts) if way == "counts" else WAYS[way](counts)
+    twice = csr_matrix(np.log1p(once))
+    found = detect(twice)
+    assert found.twice and "twice" in found.doubt and f"{twice.max():.3g}" in found.doubt
+    assert "log1p of log" in found.describe() and not found.is_log1p()
+    np.testing.assert_allclose(to_log1p(twice.astype(np.float32), found).toarray(), slow_log1p(counts), rtol=2e-3)
+
+
+@pytest.mark.parametrize("way", sorted(WAYS))
+def test_what_people_usually_have_is_not_doubted(way):
+    found = detect(csr_matrix(WAYS[way](make_counts(cells=60))))
+    assert not found.doubt and not found.twice
+
+
+def test_square_roots_residuals_and_shares_of_the_largest_are_doubted():
+    counts = make_counts(cells=60)
+    assert "square roots" in detect(csr_matrix(np.sqrt(counts))).doubt
+    expected = counts.sum(1, keepdims=True) * counts.sum(0, keepdims=True) / counts.sum()
+    residuals = np.clip((counts - expected) / np.sqrt(expected + expected**2 / 100 + 1e-9), 0, None) * 10
+    found = detect(csr_matrix(residuals))
+    assert not found.sure and f"{residuals.max():,.4g}" in found.doubt
+    log = slow_log1p(counts)
+    found = detect(csr_matrix(log / np.maximum(log.max(0), 1e-9)))
+    assert not found.sure and "the largest is 1," in found.doubt
+
+
+def test_values_that_leave_no_gene_at_0_are_doubted_as_denoised_but_a_panel_is_not():
+    counts = make_counts(cells=20, genes=2500)
+    denoised = scaled(counts + 0.02 * counts.mean(0) + 1e-4, 1e4)
+    assert "100% of all entries are above 0" in detect(csr_matrix(np.log1p(denoised))).doubt
+    assert not detect(csr_matrix(np.log1p(scaled(denoised[:, :300], 1e4)))).doubt
+
+
+def test_a_doubtful_matrix_gives_way_to_one_that_is_clear():
+    counts = make_counts()
+    matrices = {".raw": csr_matrix(np.sqrt(counts)), "X": csr_matrix(slow_log1p(counts))}
+    assert choose(matrices)[0] == "X"
