@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,16 +14,19 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 
-from annotation import confidence
+from annotation import confidence, foreign
 from annotation.product import product
 from reading import align
 from reading.source import Source, shared_genes
 from stages import classify
+from stages.folds import folds
+from stages.score import entropy
 
 FIT = 20_000  # query cells that are learnt from together; the rest is labelled block by block
 OF_REFERENCES = 6_000  # reference cells that are learnt from, evenly over types: more take time and change little
 OUT_OF_FOLD = 2_000  # labelled, and as many unlabelled, cells that take part when labelled ones are held out
 MANY = 1_000  # labelled cells: more do not change the choice of C
+FOLDS = 3  # parts of the references that are sent through as a query would be
 FEW = 30  # query cells below which their mean says more about their types than about their batch
 AVERAGED = 10  # cells that features are averaged over for what is strange and what to label next
 VOTERS = 15  # cells that have a say in a call from references
@@ -74,16 +77,33 @@ class Learnt:
     temperature: float = 1.0
     ece: float = float("nan")
     held_out: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))  # (R, 3) confidence, type called, type
+    most: float = 1.0  # probability that a type may have in a cell that no type explains
+    familiarity: float | None = None  # of the query with the references; None: labels of its own, or too few to tell
+
+    @property
+    def foreign(self) -> bool:
+        """The query as a whole is of another organ or species: no label of it means anything."""
+        return self.familiarity is not None and self.familiarity < foreign.FAMILIAR
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The M cells of the query that are learnt from together, before anything is learnt."""
+
+    query: Source
+    embedder: Embedder
+    rows: np.ndarray  # (M,) in the file
+    log: csr_matrix  # (M, G)
+    embedding: np.ndarray  # (M, H)
 
 
 @dataclass(frozen=True)
 class Taught:
-    """What was learnt, and what it says of the M cells of the query and of the R cells of references."""
+    """What was learnt from the query's own labels, and what it says of its M cells."""
 
     learnt: Learnt
     features: np.ndarray  # (M, D)
     probabilities: np.ndarray  # (M, L)
-    others: tuple[np.ndarray, np.ndarray, np.ndarray]  # features (R, D) over neighbours, labels (R,), probabilities
 
 
 @dataclass(frozen=True)
@@ -96,6 +116,7 @@ class Fitted:
     averaged: np.ndarray  # (M, D) over neighbours
     probabilities: np.ndarray  # (M, L)
     strange: np.ndarray  # (M,) bool
+    scores: np.ndarray  # (M,) how strange, above 0 where no type explains it; empty where it was not looked at
 
 
 @dataclass(frozen=True)
@@ -108,12 +129,20 @@ class Labeller:
     learnt: Learnt = field(repr=False)
     fitted: Fitted = field(repr=False)
     anchors: np.ndarray = field(repr=False)  # (A,) places of the fitted cells that serve a block as neighbours
-    unknown: confidence.Unknown | None = field(repr=False)  # None: no cell is called Unknown for its strangeness
+    unknown: confidence.Unknown | confidence.Strange | None = field(repr=False)  # None: strangeness is not looked at
+    calls_unknown: bool = False  # whether strange cells are called Unknown; else they only lose confidence
     unexplained: float = 0.0  # share of the fitted cells that no type explains, at 5 % of known ones or what was asked
 
     @property
     def hidden(self) -> int:
         return len(self.embedder.bias)
+
+    @property
+    def tells_unknown(self) -> bool:
+        """Whether there were labels enough to tell unknown cells by."""
+        unknown = self.unknown
+        limits = unknown.limits if isinstance(unknown, confidence.Strange) else getattr(unknown, "threshold", np.inf)
+        return bool(np.isfinite(limits).all())
 
     def block(self, counts: csr_matrix) -> Block:
         """Label a block of the query as it was read, (B, genes of the file)."""
@@ -127,15 +156,22 @@ class Labeller:
             return Block(embedding, features, np.zeros((len(features), 0)), None, empty)
         near = self.nearest(features) if learnt.raw is not None or self.unknown is not None else None
         probabilities = learnt.classify(features, logits * length)
-        if learnt.raw is not None:
-            probabilities = together(probabilities, learnt.raw[self.anchors[near]])
-        probabilities = confidence.calibrate(probabilities, learnt.temperature)
-        strange = empty.copy()
-        if self.unknown is not None:
-            around = self.fitted.features[self.anchors[near[:, : AVERAGED - 1]]].sum(axis=1)  # (B, D)
-            averaged = (features + around) / (1 + min(AVERAGED - 1, near.shape[1]))
-            strange |= self.unknown.score(averaged, probabilities, near) > self.unknown.threshold
-        return Block(embedding, features, probabilities, near, strange)
+        strange = np.zeros(len(features), bool)
+        if learnt.raw is not None:  # labels from references
+            alone, around = probabilities, self.anchors[near]
+            probabilities = confidence.calibrate(together(alone, learnt.raw[around]), learnt.temperature)
+            averaged = (features + self.fitted.features[around].sum(axis=1)) / (1 + near.shape[1])
+            scores = self.unknown.score(averaged, alone, near, probabilities.argmax(axis=1))
+            strange = (scores > self.unknown.threshold) | learnt.foreign
+            humble = confidence.humbled(probabilities, learnt.most)
+            probabilities = np.where(strange[:, None], humble, probabilities)
+        else:
+            probabilities = confidence.calibrate(probabilities, learnt.temperature)
+            if self.unknown is not None:
+                around = self.fitted.features[self.anchors[near[:, : AVERAGED - 1]]].sum(axis=1)  # (B, D)
+                averaged = (features + around) / (1 + min(AVERAGED - 1, near.shape[1]))
+                strange = self.unknown.score(averaged, probabilities, near) > self.unknown.threshold
+        return Block(embedding, features, probabilities, near, strange & self.calls_unknown | empty)
 
     def nearest(self, features: np.ndarray) -> np.ndarray:
         """The anchors nearest to each cell (B, D), nearest first, as places among the anchors: (B, K)."""
@@ -162,12 +198,14 @@ def fit(
     classes: list[str],
     references: Sequence[tuple[Source, np.ndarray]] = (),
     *,
+    batches: Sequence[np.ndarray] | None = None,
     error: float | None = None,
     seed: int = 0,
 ) -> Labeller:
     """Learn from the labelled cells of the query (labels (N,) int, -1 for none), or of references (Source, labels).
 
     classes (L): names; none: only features are made. error: the share of known cells that may be called Unknown.
+    batches: of each reference what batch or donor its cells are of (R,), any values; whole ones are then held out.
     """
     rows = choose_rows(labels, FIT, seed)
     counts = query.take(rows)
@@ -178,32 +216,77 @@ def fit(
     embedding = embedder(query, counts, log)
     with threadpool_limits(1):  # small solvers on busy cores wait for each other ten times longer than they compute
         if references:
-            taught = _from_references(query, log, embedding, embedder, references, len(classes), seed)
-        else:
-            taught = _from_query(query, log, embedding, embedder, labels[rows], len(classes), seed)
+            seen = Seen(query, embedder, rows, log, embedding)
+            return _by_references(seen, classes, references, batches, error, seed)
+        taught = _from_query(query, log, embedding, embedder, labels[rows], len(classes), seed)
     features, probabilities = taught.features, taught.probabilities
     averaged = features[neighbours(features, AVERAGED)].mean(axis=1)
-    unknown, strange, unexplained = None, np.zeros(len(rows), bool), 0.0
-    if classes and (error or references):
-        points, theirs, of_theirs = taught.others
-        foreign = np.arange(len(points) + len(rows)) >= len(points)
-        unknown, scores = confidence.fit_unknown(
-            np.vstack([points, averaged]),
-            np.vstack([of_theirs, probabilities]),
-            np.concatenate([theirs, labels[rows]]),
-            foreign=foreign if references else None,
-            error=error or 0.05,
-            seed=seed,
-        )
-        found = scores[len(points) :] > unknown.threshold
-        unexplained = float(found.mean())
-    if error and unknown:
-        strange, anchors = found, unknown.rows - len(points)
-    else:
-        unknown, few = None, min(len(rows), confidence.REFERENCE)
-        anchors = np.sort(np.random.default_rng(seed).choice(len(rows), few, replace=False))
-    fitted = Fitted(rows, log, features, averaged, probabilities, strange)
-    return Labeller(query, embedder, classes, taught.learnt, fitted, anchors, unknown, unexplained)
+    few = min(len(rows), confidence.REFERENCE)
+    anchors = np.sort(np.random.default_rng(seed).choice(len(rows), few, replace=False))
+    unknown, strange, scores = None, np.zeros(len(rows), bool), np.zeros(0)
+    if classes and error:
+        unknown, scores = confidence.fit_unknown(averaged, probabilities, labels[rows], error=error, seed=seed)
+        scores, anchors = scores - unknown.threshold, unknown.rows
+        strange = scores > 0
+    fitted = Fitted(rows, log, features, averaged, probabilities, strange, scores)
+    return Labeller(
+        query=query, embedder=embedder, classes=classes, learnt=taught.learnt, fitted=fitted, anchors=anchors,
+        unknown=unknown, calls_unknown=bool(error), unexplained=float(strange.mean()),
+    )  # fmt: skip
+
+
+def _by_references(seen: Seen, classes, references, batches, error: float | None, seed: int) -> Labeller:
+    """Labels from other datasets; thresholds and temperature from parts of them that travel the query's road."""
+    rng, types, query = np.random.default_rng(seed), len(classes), seen.query
+    genes = shared_genes([query, *(source for source, _ in references)])
+    most = max(types, OF_REFERENCES // len(references))
+    plain, embeddings, labels, batch = _read(references, batches, seen.embedder, genes, most, rng)
+    ours = align.align(seen.log, query.genes, genes)  # (M, S)
+    familiarity = _familiarity(plain, np.concatenate(labels), ours, seed)
+    parts = [_unit(part) for part in plain]
+    sent = send(parts, embeddings, labels, _unit(ours), seen.embedding, types, seed)
+    held = _held_out(parts, embeddings, labels, batch, types, seed)
+    learnt = _folded(seen, genes, sent, held, familiarity)
+
+    taken = sent.voted.argmax(axis=1)  # (M,) the type that a cell is taken for, here and among the held-out ones
+    limits = confidence.limits_of(held.scores, held.voted.argmax(axis=1), sent.scores, taken, types, error or 0.05)
+    anchors = np.sort(rng.choice(len(taken), min(len(taken), confidence.REFERENCE), replace=False))
+    unknown = confidence.Strange(sent.middle, sent.directions, entropy(sent.raw)[anchors], limits)
+    excess = sent.scores - limits[taken]
+    strange = (excess > 0) | learnt.foreign
+    unexplained = float(strange.mean())
+    # of the strange cells so many are expected to be of known types: none of them may be surer of its type than that
+    learnt = replace(learnt, most=float(np.clip((error or 0.05) / max(unexplained, 1e-9), 0.5, 1.0)))
+    probabilities = confidence.calibrate(sent.voted, learnt.temperature)
+    probabilities = np.where(strange[:, None], confidence.humbled(probabilities, learnt.most), probabilities)
+    averaged = sent.features[sent.near[:, :AVERAGED]].mean(axis=1)
+    fitted = Fitted(seen.rows, seen.log, sent.features, averaged, probabilities, strange & bool(error), excess)
+    return Labeller(
+        query=query, embedder=seen.embedder, classes=classes, learnt=learnt, fitted=fitted, anchors=anchors,
+        unknown=unknown, calls_unknown=bool(error), unexplained=unexplained,
+    )  # fmt: skip
+
+
+def _folded(seen: Seen, genes: list[str], sent: Sent, held: HeldOut, familiarity: float | None) -> Learnt:
+    """The query's road as one map of its genes, with the temperature that held-out cells ask for."""
+    temperature, ece, called = _measured(held.voted, held.labels, sent.voted.mean(axis=0))
+    own, types = seen.query.genes, sent.voted.shape[1]
+    mask = np.isin(own, genes)  # (G,)
+    maps, turn, shift = _fold(sent.views, seen.embedder.columns(own), np.flatnonzero(mask))
+    of_logits = np.zeros((len(own), sent.weights.shape[1]), np.float32)
+    of_logits[mask] = sent.weights  # genes are in the query's order
+    return Learnt(
+        weights=np.hstack([maps, of_logits]),
+        turn=turn,
+        shift=shift + sent.centre,
+        shared=mask.astype(np.float32),
+        classify=lambda _, logits: _of_logits(logits + sent.bias, sent.present, types),
+        raw=sent.raw,
+        temperature=temperature,
+        ece=ece,
+        held_out=called,
+        familiarity=familiarity,
+    )
 
 
 def choose_rows(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -235,9 +318,8 @@ def _from_query(query, log, embedding, embedder, labels, types: int, seed: int) 
     views = classify.fit_views(log, embedding, seed)
     features = classify.features(views, log, embedding).astype(np.float32)
     weights, turn, shift = _fold(views, embedder.columns(query.genes), np.arange(len(query.genes)))
-    nothing = np.zeros((0, features.shape[1])), np.zeros(0, int), np.zeros((0, types))
     if not types:
-        return Taught(Learnt(weights, turn, shift), features, np.zeros((len(features), 0)), nothing)
+        return Taught(Learnt(weights, turn, shift), features, np.zeros((len(features), 0)))
     rng = np.random.default_rng(seed)
     few = evenly(labels, MANY, rng)
     strength = classify.choose_strength(features[few], labels[few], seed)
@@ -260,72 +342,123 @@ def _from_query(query, log, embedding, embedder, labels, types: int, seed: int) 
         ece=ece,
         held_out=held_out,
     )
-    return Taught(learnt, features, confidence.calibrate(probabilities, temperature), nothing)
+    return Taught(learnt, features, confidence.calibrate(probabilities, temperature))
 
 
-def _from_references(query, log, embedding, embedder, references, types: int, seed: int) -> Taught:
-    """Labels in other datasets: LR and a linear SVM on the shared genes, then the say of each cell's neighbours.
+@dataclass(frozen=True)
+class Sent:
+    """What came of M unlabelled cells that were sent through with labelled ones of other datasets."""
 
-    Every cell is brought to one length, which takes away most of what depth and technique do. What is left is judged
+    views: list
+    centre: np.ndarray  # (D,) what they lost when they were centred
+    weights: np.ndarray  # (S, L') of the logits
+    bias: np.ndarray  # (L',)
+    present: np.ndarray  # (L',) the types that have a logit
+    features: np.ndarray  # (M, D)
+    near: np.ndarray  # (M, VOTERS) of each cell among them, itself first
+    raw: np.ndarray  # (M, L) probabilities of each cell alone
+    voted: np.ndarray  # (M, L) with its neighbours' say
+    middle: np.ndarray  # (D,) as in confidence.Strange
+    directions: np.ndarray  # (D, L')
+    scores: np.ndarray  # (M,) how strange
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What came of R labelled cells that were sent through as if they were a query's."""
+
+    voted: np.ndarray  # (R, L) not calibrated
+    labels: np.ndarray  # (R,) what they are
+    scores: np.ndarray  # (R,) how strange
+
+
+def send(parts, embeddings, labels, ours: csr_matrix, embedding: np.ndarray, types: int, seed: int) -> Sent:
+    """The road of a query: LR and a linear SVM on the shared genes of others, then the say of each cell's neighbours.
+
+    parts, embeddings, labels: of each labelled dataset (R, S), (R, H), (R,). ours (M, S), embedding (M, H).
+    Every cell is of one length, which takes away most of what depth and technique do. What is left is judged
     from where the types of the query lie, as far as it is known; half of that is taken away, as some types may be new.
+    Reference cells that are held out take the same road, for only cells that stand in the same relation to every fit
+    can be compared: views are fitted on both sides, without labels, and each dataset is centred on itself.
     """
-    rng = np.random.default_rng(seed)
-    genes = shared_genes([query, *(source for source, _ in references)])
-    mask = np.isin(query.genes, genes)  # (G,)
-    ours = _unit(align.align(log, query.genes, genes))  # (M, S)
-    parts, embeddings, labels = _read(references, embedder, genes, max(types, OF_REFERENCES // len(references)), rng)
-    theirs = vstack(parts, format="csr")  # (R, S)
+    theirs, known = vstack(parts, format="csr"), np.concatenate(labels)  # (R, S), (R,)
     views = classify.fit_views(vstack([theirs, ours], format="csr"), np.vstack([*embeddings, embedding]), seed)
     points = [classify.features(views, part, inside) for part, inside in zip(parts, embeddings, strict=True)]
     features, points, centre = _centred(classify.features(views, ours, embedding).astype(np.float32), points)
-    near, beside = neighbours(features, VOTERS), _within(points, VOTERS)
-
-    present, weights, bias = linear(theirs, labels, seed)
-    logits, theirs_logits = ours @ weights, theirs @ weights
-    bias = bias - 0.5 * drift(logits + bias, theirs_logits + bias, np.searchsorted(present, labels))
+    near = neighbours(features, VOTERS)
+    present, weights, bias = linear(theirs, known, seed)
+    logits, of_theirs = ours @ weights, theirs @ weights
+    bias = bias - 0.5 * drift(logits + bias, of_theirs + bias, np.searchsorted(present, known))
     raw = _of_logits(logits + bias, present, types)
-    probabilities = voted(raw, near)
-    some = evenly(labels, OUT_OF_FOLD, rng)
-
-    def again(known: np.ndarray) -> np.ndarray:
-        rows = some[known >= 0]
-        found, weights, bias = linear(theirs[rows], labels[rows], seed)
-        return voted(_of_logits(theirs @ weights + bias, found, types), beside)[some]
-
-    temperature, ece, held_out = _hold_out(again, labels[some], probabilities.mean(axis=0), seed, folds=3)
-    maps, turn, shift = _fold(views, embedder.columns(query.genes), np.flatnonzero(mask))
-    of_logits = np.zeros((len(query.genes), len(present)), np.float32)
-    of_logits[mask] = weights  # genes are in the query's order
-    learnt = Learnt(
-        weights=np.hstack([maps, of_logits]),
-        turn=turn,
-        shift=shift + centre,
-        shared=mask.astype(np.float32),
-        classify=lambda _, logits: _of_logits(logits + bias, present, types),
-        raw=raw,
-        temperature=temperature,
-        ece=ece,
-        held_out=held_out,
-    )
-    of_theirs = voted(_of_logits(theirs_logits + bias, present, types), beside)
-    others = (
-        np.vstack(points)[beside[:, :AVERAGED]].mean(axis=1), labels,
-        confidence.calibrate(of_theirs, learnt.temperature),
+    averaged = features[near].mean(axis=1)
+    middle, directions = confidence.directions_of(np.vstack(points), known, averaged)
+    scores = confidence.strangeness(averaged, entropy(raw)[near].mean(axis=1), middle, directions)
+    return Sent(
+        views=views, centre=centre, weights=weights, bias=bias, present=present, features=features, near=near,
+        raw=raw, voted=voted(raw, near), middle=middle, directions=directions, scores=scores,
     )  # fmt: skip
-    return Taught(learnt, features, confidence.calibrate(probabilities, temperature), others)
 
 
-def _read(references, embedder: Embedder, genes: list[str], most: int, rng: np.random.Generator):
-    """At most `most` labelled cells of each dataset: shared genes and embeddings, one array each; all labels (R,)."""
-    parts, embeddings, labels = [], [], []
-    for source, known in references:
+def _held_out(parts, embeddings, labels, batch, types: int, seed: int) -> HeldOut:
+    """Labelled cells on the query's road.
+
+    Whole batches, donors or datasets at a time where there are several, else a third of each type's cells. Cells of a
+    type that only their batch has cannot be known and do not count.
+    """
+    rng = np.random.default_rng(seed)
+    x, h, y = vstack(parts, format="csr"), np.vstack(embeddings), np.concatenate(labels)
+    origin = np.repeat(np.arange(len(parts)), [len(part) for part in labels])
+    some = evenly(y, OUT_OF_FOLD, rng)
+    fold = _batch_folds(batch[some], FOLDS) if len(np.unique(batch[some])) > 1 else None
+    fold = folds(y[some], FOLDS, seed) if fold is None else fold
+    held, truth, scores = [], [], []
+    for j in np.unique(fold[fold >= 0]):
+        out, rest = some[fold == j], some[fold != j]
+        out = out[np.isin(y[out], y[rest])]
+        if len(out) < 2 or len(np.unique(y[rest])) < 2:
+            continue
+        kept = [rest[origin[rest] == i] for i in np.unique(origin[rest])]
+        sent = send([x[k] for k in kept], [h[k] for k in kept], [y[k] for k in kept], x[out], h[out], types, seed)
+        held.append(sent.voted), truth.append(y[out]), scores.append(sent.scores)
+    if not held:
+        return HeldOut(np.zeros((0, types)), np.zeros(0, int), np.zeros(0))
+    return HeldOut(np.vstack(held), np.concatenate(truth), np.concatenate(scores))
+
+
+def _batch_folds(batch: np.ndarray, n_folds: int) -> np.ndarray:
+    """Whole batches dealt to at most `n_folds` folds, the largest first, each to the smallest fold: (R,)."""
+    names, own, count = np.unique(batch, return_inverse=True, return_counts=True)
+    total, of = np.zeros(min(n_folds, len(names)), int), np.zeros(len(names), int)
+    for i in np.argsort(-count, kind="stable"):
+        of[i] = total.argmin()
+        total[of[i]] += count[i]
+    return of[own]
+
+
+def _familiarity(parts, labels: np.ndarray, ours: csr_matrix, seed: int) -> float | None:
+    """`foreign.familiarity` on a few cells of each side; None where genes, cells or types are too few to tell."""
+    if ours.shape[1] < foreign.LEAST_GENES or ours.shape[0] < foreign.LEAST_CELLS:
+        return None
+    rng = np.random.default_rng(seed)
+    few = evenly(labels, foreign.CELLS, rng)
+    if (np.bincount(labels[few]) > 2).sum() < 2:
+        return None
+    mine = np.sort(rng.choice(ours.shape[0], min(foreign.CELLS, ours.shape[0]), replace=False))
+    return foreign.familiarity(vstack(parts, format="csr")[few], labels[few], ours[mine], seed)
+
+
+def _read(references, batches, embedder: Embedder, genes: list[str], most: int, rng: np.random.Generator):
+    """At most `most` labelled cells of each dataset: shared genes, embeddings, labels, one array each; batches (R,)."""
+    parts, embeddings, labels, batch = [], [], [], []
+    for i, (source, known) in enumerate(references):
         rows = evenly(known, most, rng)
         counts = source.take(rows)
         log, empty = source.log(counts)
-        parts.append(_unit(align.align(log[~empty], source.genes, genes)))
+        parts.append(align.align(log[~empty], source.genes, genes))
         embeddings.append(embedder(source, counts[~empty], log[~empty]))
         labels.append(known[rows[~empty]])
-    return parts, embeddings, np.concatenate(labels)
+        batch += [f"{i} {one}" for one in (batches[i][rows[~empty]] if batches else np.zeros(len(labels[-1])))]
+    return parts, embeddings, labels, np.array(batch)
 
 
 def _centred(features: np.ndarray, points: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
@@ -384,14 +517,6 @@ def neighbours(points: np.ndarray, k: int) -> np.ndarray:
     return near
 
 
-def _within(points: Sequence[np.ndarray], k: int) -> np.ndarray:
-    """`neighbours` within each dataset, as rows of all of them together."""
-    found = [neighbours(part, k) for part in points]
-    width = min(near.shape[1] for near in found)
-    before = np.cumsum([0, *(len(part) for part in points)])
-    return np.vstack([near[:, :width] + start for near, start in zip(found, before, strict=False)])
-
-
 def _fold(views, encoder: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Encoder (G, H) and views as one linear map of genes (G, H + V), that of embeddings (H, E), and the shift (D,).
 
@@ -415,9 +540,13 @@ def _unit(log: csr_matrix) -> csr_matrix:
     return (diags((UNIT / np.sqrt(np.maximum(squares, 1e-12))).astype(np.float32)) @ log).tocsr()
 
 
-def _hold_out(again, labels: np.ndarray, shares: np.ndarray, seed: int, folds: int = 5):
+def _hold_out(again, labels: np.ndarray, shares: np.ndarray, seed: int, n_folds: int = 5):
     """Temperature, calibration error, and (R, 3) confidence, type called and type of held-out labelled cells."""
-    held = confidence.out_of_fold(again, labels, len(shares), folds, seed)
+    return _measured(confidence.out_of_fold(again, labels, len(shares), n_folds, seed), labels, shares)
+
+
+def _measured(held: np.ndarray, labels: np.ndarray, shares: np.ndarray):
+    """What held-out cells (R, L), NaN where none, with labels (R,) teach: see `_hold_out`."""
     temperature = confidence.fit_temperature(held, labels, shares)
     rows = np.flatnonzero(np.isfinite(held).all(axis=1) & (labels >= 0))
     calibrated, truth = confidence.calibrate(held[rows], temperature), labels[rows]

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from annotation import consensus, groups, marker_labels, suggest
+from annotation import confidence, consensus, groups, marker_labels, suggest
 from annotation.groups import Groups
 from annotation.labeller import AVERAGED, FIT, Block, neighbours
 from annotation.markers import marker_genes
@@ -35,6 +35,7 @@ class Calls:
     confidence: np.ndarray  # (N,) probability of the likeliest
     strange: np.ndarray  # (N,) bool: no known type explains it
     cluster: np.ndarray  # (N,) the nearest of the clusters that vote
+    unlike: np.ndarray  # (N,) the nearest of the groups of unknown cells
     probability: np.ndarray | None  # (N, L) where clusters vote, for they may turn to any type, or it is asked for
 
     @staticmethod
@@ -46,6 +47,7 @@ class Calls:
             confidence=np.zeros(n, np.float32),
             strange=np.zeros(n, bool),
             cluster=np.zeros(n, int),
+            unlike=np.zeros(n, int),
             probability=np.zeros((n, types), np.float32) if all_types else None,
         )
 
@@ -88,6 +90,7 @@ def label(work: Work, sink) -> Found:
     voting = bool(types) and wishes.consensus
     centres = voters(work) if voting else None
     grouped = None if types else group_cells(work)
+    unknown = confidence.groups(fitted.features[fitted.strange], wishes.seed) if fitted.strange.any() else None
     calls = Calls.none(n, types, voting or wishes.probabilities)
     found = Found(work, sink, umap=np.zeros((n, 2), np.float32) if wishes.umap else None)
     found.group = np.zeros(n, int) if grouped else None
@@ -97,6 +100,8 @@ def label(work: Work, sink) -> Found:
         sink[rows] = block.embedding
         if types:
             calls.take(rows, block)
+        if unknown is not None:
+            calls.unlike[rows] = consensus.assign(block.features, unknown)
         if centres is not None:
             calls.cluster[rows] = consensus.assign(block.features, centres)
         if grouped is not None:
@@ -216,7 +221,17 @@ def decide(work: Work, calls: Calls, centres: np.ndarray | None) -> tuple[dict[s
         "cell_call": named(calls.first, classes),
         "known": given,
     }
+    if (final == -1).any():
+        columns["unknown_group"] = named_groups(np.where(final == -1, calls.unlike, -1))
     return columns | votes, clusters
+
+
+def named_groups(group: np.ndarray) -> pd.Categorical:
+    """Groups of unknown cells (N,) as Unknown 1, Unknown 2 ..., the largest first; none where it is -1."""
+    count = np.bincount(group[group >= 0])
+    order = np.argsort(-count, kind="stable")
+    place = np.append(np.argsort(order), -1)  # -1 stays
+    return pd.Categorical.from_codes(place[group], [f"{UNKNOWN} {i}" for i in range(1, int((count > 0).sum()) + 1)])
 
 
 def vote(

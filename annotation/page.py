@@ -84,7 +84,7 @@ def tell(found: Found) -> None:
     log.info(f"{len(work.query):,} cells in {took}")
     if work.labeller.classes:
         counts = pd.Series(np.asarray(found.columns["cell_type"])).value_counts()
-        if work.labeller.unknown is not None:
+        if work.labeller.calls_unknown and work.labeller.unknown is not None:
             counts[UNKNOWN] = counts.get(UNKNOWN, 0)
         log.info("; ".join(f"{name} {count:,}" for name, count in counts.items()))
     if found.suggested is not None and len(found.suggested):
@@ -130,7 +130,7 @@ def page_of(found: Found, title: str, naming: Naming = Naming()) -> report.Annot
         umap=found.umap[rows] if found.umap is not None else None,
         overlap=work.overlap,
         warnings=work.warnings,
-        notes=found.notes,
+        notes=found.notes + expected(found),
         settings=work.settings,
         versions=versions(),
         command=found.uns["command"],
@@ -154,6 +154,17 @@ def page_of(found: Found, title: str, naming: Naming = Naming()) -> report.Annot
     if np.isfinite(work.labeller.learnt.ece) and not work.wishes.markers:  # their sure cells are no sample of all
         page.ece, page.reliability = work.labeller.learnt.ece, reliability(work.labeller.learnt)
     return page
+
+
+def expected(found: Found) -> list[str]:
+    """How many known cells are expected among the unknown ones, where some were asked for."""
+    work, share = found.work, found.work.wishes.unknown
+    if not share or not work.labeller.classes or work.labeller.learnt.foreign:
+        return []
+    return [
+        f"{UNKNOWN} are cells that no type explains. Of the cells of known types about {share:.0%} are expected among "
+        "them, for that share was asked for; where the labels come from another dataset it can be more."
+    ]
 
 
 def names_of(found: Found) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 import recipes
 import utils
-from annotation import given_labels, marker_labels
+from annotation import foreign, given_labels, marker_labels
 from annotation import labeller as learn
 from annotation.given_labels import Given
 from annotation.labeller import Embedder, Labeller
@@ -78,7 +78,7 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
         measured = "confidence is not calibrated, for sure cells are no sample" if wishes.markers else measured
         log.info(f"learnt {len(labels.classes)} types in {time.perf_counter() - begin:.1f} s; {measured}")
     warnings = [sentence for source in everything for sentence in source.warnings]
-    warnings += doubts(labeller, wishes.unknown, bool(references))
+    warnings = doubts(labeller, wishes.unknown, cells.name) + warnings  # the gravest comes first
     for sentence in warnings:
         log.warning(sentence)
     settings = {
@@ -102,16 +102,23 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
     )  # fmt: skip
 
 
-def doubts(labeller: Labeller, unknown: float | None, referred: bool) -> list[str]:
-    """Sentences about what the labels do not explain."""
+def doubts(labeller: Labeller, unknown: float | None, name: str) -> list[str]:
+    """Sentences about what the labels do not explain in the query of this name."""
+    learnt = labeller.learnt
     if not labeller.classes:
         return []
-    if referred and unknown is None and labeller.unexplained > MANY_STRANGE:
+    if learnt.foreign:
+        cells = f"All its cells are {UNKNOWN}" if unknown else "Its labels mean nothing, no confidence is above 0.5"
+        return [
+            f"{name} is not of the references' world (agreement {learnt.familiarity:.2f}, under {foreign.FAMILIAR}): "
+            f"another organ or species, or other values than were taken for granted. {cells}"
+        ]
+    if unknown is None and labeller.unexplained > MANY_STRANGE:
         return [
             f"{labeller.unexplained:.0%} of the query's cells look like none of the references' types. They are "
-            "called the nearest one all the same, and their confidence means nothing; --unknown calls them Unknown"
+            "called the nearest one all the same, at a confidence of 0.5 at most; --unknown calls them Unknown"
         ]
-    if unknown and labeller.unknown is not None and not np.isfinite(labeller.unknown.threshold):
+    if unknown and not labeller.tells_unknown:
         return ["too few labels to tell unknown cells by: none is called Unknown for its strangeness"]
     return []
 

@@ -4,6 +4,8 @@ python benchmarks/annotate.py pairs --data_dir DIR       accuracy from a referen
 python benchmarks/annotate.py few --data_dir DIR         macro-F1 with 5 and 20 labels a type, masked in one file, on
                                                          the splits of benchmarks/few_labels.py
 python benchmarks/annotate.py unknown --data_dir DIR     leave one type out: AUROC of unknown cells, calibration error
+python benchmarks/annotate.py unknown_reference --data_dir DIR --cells 600
+                                                         the same from references, and foreign queries
 python benchmarks/annotate.py suggest --data_dir DIR     20 suggested labels against 20 random ones
 python benchmarks/annotate.py size --cells 1000000       memory and cells/s on a simulated file of 20,000 genes
 """
@@ -35,6 +37,7 @@ from sklearn.linear_model import LogisticRegression  # noqa: E402
 from sklearn.metrics import f1_score, roc_auc_score  # noqa: E402
 from sklearn.neighbors import NearestCentroid, NearestNeighbors  # noqa: E402
 from sklearn.svm import LinearSVC  # noqa: E402
+from unknown_reference import unknown_reference  # noqa: E402
 
 import annotate as command  # noqa: E402
 import utils  # noqa: E402
@@ -66,7 +69,7 @@ QUIET = ["--no-umap", "--no-report"]
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("pairs", "few", "unknown", "suggest", "size"))
+    parser.add_argument("what", choices=("pairs", "few", "unknown", "unknown_reference", "suggest", "size"))
     parser.add_argument("--data_dir", type=Path, default=Path("dataset"))
     parser.add_argument("--datasets", help="only these, with commas between")
     parser.add_argument("--pretrained_model", type=Path, help="checkpoint (default: made on the spot)")
@@ -78,7 +81,14 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="for the simulated file")
     parser.add_argument("--out", type=Path, help="write the table here as .csv too")
     args = parser.parse_args()
-    rows = {"pairs": pairs, "few": few, "unknown": unknown, "suggest": suggested, "size": size}[args.what](args)
+    rows = {
+        "pairs": pairs,
+        "few": few,
+        "unknown": unknown,
+        "unknown_reference": unknown_reference,
+        "suggest": suggested,
+        "size": size,
+    }[args.what](args)
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format="%.3f"))
     numbers = table.select_dtypes("number")

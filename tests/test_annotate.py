@@ -100,6 +100,42 @@ def test_types_the_reference_lacks_and_genes_it_lacks_are_warned_of(files, capsy
     assert "look like none" not in capsys.readouterr().out
 
 
+def other_organ(seed: int = 0, cells: int = 120) -> ad.AnnData:
+    """Counts of the same genes in types that share nothing with TYPES."""
+    base = np.random.default_rng(7)
+    means = base.gamma(0.5, 1.0, (1, len(GENES))) * np.exp(base.normal(0, 1.2, (3, len(GENES))))
+    counts = np.random.default_rng(seed).poisson(means[np.arange(cells) % 3]).astype(np.float32)
+    obs = pd.DataFrame(index=[f"cell{i}" for i in range(cells)])
+    return ad.AnnData(csr_matrix(counts), obs=obs, var=pd.DataFrame(index=GENES))
+
+
+def test_a_foreign_query_is_told_first_and_no_label_of_it_is_sure(files, capsys):
+    other_organ().write_h5ad(files / "far.h5ad")
+    out = files / "out.h5ad"
+    line = ["--query", files / "far.h5ad", "--reference", files / "atlas.h5ad", "--label_key", "cell_type"]
+    assert run(*line, "--out", out) == 0
+    assert "not of the references' world" in capsys.readouterr().out
+    assert "not of the references' world" in ad.read_h5ad(out).uns["scpretrain"]["warnings"][0]
+    assert ad.read_h5ad(out).obs["scpretrain_confidence"].max() <= 0.5 + 1e-6
+    assert run(*line, "--out", out, "--unknown") == 0
+    found = ad.read_h5ad(out).obs
+    assert (found["scpretrain_cell_type"] == "Unknown").all()
+    assert found["scpretrain_unknown_group"].astype(str).str.match(r"Unknown \d").all()
+
+
+def test_half_of_a_dataset_labels_the_other_without_alarm(files, capsys):
+    atlas = world(1, 80)
+    atlas[::2].copy().write_h5ad(files / "one.h5ad")
+    atlas[1::2].copy().write_h5ad(files / "two.h5ad")
+    out = files / "out.h5ad"
+    line = ["--query", files / "one.h5ad", "--reference", files / "two.h5ad", "--label_key", "cell_type", "--out", out]
+    assert annotate.main([*map(str, line), "--unknown", "--no-umap"]) == 0
+    assert (ad.read_h5ad(out).obs["scpretrain_cell_type"] == "Unknown").mean() < 0.12
+    assert "about 5% are expected" in out.with_suffix(".html").read_text()
+    assert run(*line) == 0
+    assert "world" not in capsys.readouterr().out
+
+
 def test_few_shared_genes_are_warned_of_where_fewest_are(files, capsys):
     one, two = world(1), world(2)
     one.var_names = [f"X{name}" if i > 60 else name for i, name in enumerate(one.var_names)]
