@@ -32,12 +32,16 @@ UNIT = 30.0  # length of a cell's vector of shared genes: about that of 2,500 ge
 
 @dataclass
 class Embedder:
-    """The encoder's weights by gene name. plain: it was trained on log1p of counts that are not scaled."""
+    """The encoder's weights by gene name.
+
+    plain: it was trained on log1p of counts that are not scaled. own: it was made of the query's cells and no others.
+    """
 
     genes: list[str]
     weight: np.ndarray  # (G, H)
     bias: np.ndarray  # (H,)
     plain: bool = False
+    own: bool = False
 
     def columns(self, genes: Sequence[str]) -> np.ndarray:
         """The weights of these genes, zeros for one it does not know: (len(genes), H)."""
@@ -110,19 +114,24 @@ class Labeller:
     anchors: np.ndarray = field(repr=False)  # (A,) places of the fitted cells that serve a block as neighbours
     unknown: confidence.Unknown | None = field(repr=False)  # None: no cell is called Unknown for its strangeness
     unexplained: float = 0.0  # share of the fitted cells that no type explains, at 5 % of known ones or what was asked
+    shown: Embedder | None = None  # what the stored embedding is made by, if it is not what the labels are told by
 
     @property
-    def hidden(self) -> int:
-        return len(self.embedder.bias)
+    def width(self) -> int:
+        """Dimensions of the embedding that a block comes with."""
+        return len((self.shown or self.embedder).bias)
 
     def block(self, counts: csr_matrix) -> Block:
         """Label a block of the query as it was read, (B, genes of the file)."""
         log, empty = self.query.log(counts)
         learnt, length = self.learnt, self.length(log)
-        last = self.hidden + len(learnt.shift) - learnt.turn.shape[1]
-        embedding, views, logits = np.split(product(log, learnt.weights), [self.hidden, last], axis=1)
+        hidden = len(self.embedder.bias)
+        last = hidden + len(learnt.shift) - learnt.turn.shape[1]
+        embedding, views, logits = np.split(product(log, learnt.weights), [hidden, last], axis=1)
         embedding = self.embedder(self.query, counts, log) if self.embedder.plain else embedding + self.embedder.bias
         features = (np.hstack([views * length, embedding @ learnt.turn]) - learnt.shift).astype(np.float32)  # (B, D)
+        if self.shown is not None:
+            embedding = self.shown(self.query, counts, log)
         if learnt.classify is None:
             return Block(embedding, features, np.zeros((len(features), 0)), None, empty)
         near = self.nearest(features) if learnt.raw is not None or self.unknown is not None else None
