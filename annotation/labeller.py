@@ -241,7 +241,7 @@ def evenly(labels: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarra
 
 def _from_query(query, log, embedding, embedder, labels, types: int, seed: int) -> Taught:
     """Labels in the query itself: three views of its cells, LR and self-training on them."""
-    views = classify.fit_views(log, embedding, seed)
+    views = classify.fit_views(log, embedding, seed, embedder.own)
     features = classify.features(views, log, embedding).astype(np.float32)
     weights, turn, shift = _fold(views, embedder.columns(query.genes), np.arange(len(query.genes)))
     nothing = np.zeros((0, features.shape[1])), np.zeros(0, int), np.zeros((0, types))
@@ -410,7 +410,7 @@ def _fold(views, encoder: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np
     for (source, view), weight in zip(views, classify.view_weights(views), strict=True):
         inner = (view.inverse[:, None] * view.axes * weight).astype(np.float32)
         shifts.append(view.shift @ view.axes * weight)
-        if source == "encoder":
+        if source != "genes":
             turn.append(inner)
             continue
         whole = np.zeros((len(encoder), inner.shape[1]), np.float32)
