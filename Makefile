@@ -1,6 +1,6 @@
 # make demo          environment, install, the whole pipeline on the built-in simulated corpus
 # make demo QUICK=1  the same on a smaller corpus, without UMAP pictures (RECIPE=paper: with the published recipe)
-# make test          environment, ruff, pytest
+# make test          environment, ruff, mypy, pytest with coverage (who may import whom is one of the tests)
 PYTHON ?= python3
 VENV := .venv
 DEMO := demo
@@ -39,7 +39,8 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --cov
 
 clean:
 	rm -rf $(DEMO)

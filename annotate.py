@@ -36,15 +36,15 @@ import data_loader as data
 import flags
 import utils
 from annotation import given_labels, groups, marker_labels, report, write_h5ad
-from annotation.outcome import Found, label, progress
+from annotation.outcome import SLOW, Found, label, progress
 from annotation.page import Naming, about, page_of, probabilities_of, table_of, tell
 from annotation.work import Wishes, learn_from
 from files import whole, writable
 from reading import normalize
 from reading import source as q
-from reading.cells import format_of
+from reading.cells import format_of, of_anndata, read_zarr_store
 from reading.source import Source
-from voice import heard
+from voice import heard, log
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -57,6 +57,7 @@ BESIDE = {  # what lies beside the .h5ad
     "suggested": ".suggest.csv",
     "probabilities": ".probabilities.csv",
 }
+LARGE = 500_000_000  # bytes: a longer copy says so
 KEPT = ("data_dir", "species", "values", "layer", "pretrained_model", "gene_list", "seed", "force", "offline")
 
 
@@ -110,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     cells.add_argument(
         "--layer", metavar="NAME", help="the query's matrix to use: X, raw or a layer (default: found out)"
     )
+    cells.add_argument("--modality", metavar="NAME", help="of a .h5mu query (default: rna, gex or the only one)")
     cells.add_argument(
         "--force", action="store_true", help="go on with doubled gene names, or under 10 %% of the checkpoint's genes"
     )
@@ -194,20 +196,10 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
         format_of(path)  # before anything is fetched
     utils.seed_everything(args.seed)
     with ExitStack() as stack:
-        table = data.orthologs(args.data_dir, offline=args.offline)
+        table = data.orthologs(args.data_dir, offline=args.offline, needed=args.markers is not None)
+        cells, references, table = open_all(args, stack, table)
         markers = marker_labels.read(args.markers, table) if args.markers else None
         wishes = wishes_of(args, labels=given, markers=markers)
-        cells = stack.enter_context(
-            q.open_source(
-                args.query, table, species=args.species, values=args.values, layer=args.layer, force=args.force
-            )
-        )
-        q.refuse_cells(cells)
-        references = [
-            stack.enter_context(q.open_source(path, table, species=args.reference_species, force=args.force))
-            for path in args.reference
-        ]
-        q.translate([cells, *references], table)
         beside = beside_of(args.out, wishes, args.report)
         parts = {path: stack.enter_context(whole(path)) for path in (args.out, *beside.values())}
 
@@ -224,10 +216,35 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
     print(f"{', '.join([str(args.out), *(path.name for path in beside.values())])} written")
 
 
+def open_all(
+    args: argparse.Namespace, stack: ExitStack, table: dict[str, str]
+) -> tuple[Source, list[Source], dict[str, str]]:
+    """Query, references and ortholog table, which is asked for only where two species meet."""
+    references = [
+        stack.enter_context(q.open_source(path, table, species=args.reference_species, force=args.force))
+        for path in args.reference
+    ]
+    how = {"species": args.species, "values": args.values, "layer": args.layer, "force": args.force}
+    cells = stack.enter_context(q.open_source(args.query, table, modality=args.modality, like=references, **how))
+    q.refuse_cells(cells)
+    everything = [cells, *references]
+    species = {source.species for source in everything}
+    if not table and (len(species) > 1 or (args.pretrained_model and "human" in species)):  # its genes are of mouse
+        table = data.orthologs(args.data_dir, offline=args.offline)
+        for source in everything:
+            q.names_of(source, table)
+    q.translate(everything, table)
+    return cells, references, table
+
+
 def begin_h5ad(target: Path, query: Path, cells: Source) -> None:
     """An .h5ad of the query's cells: a copy of the file where it is one, else made from its row blocks."""
     if format_of(query) == "h5ad":
+        if (size := query.stat().st_size) > LARGE:
+            log.info(f"copying {query} ({size / 1e9:.1f} GB)")
         write_h5ad.copy_file(query, target)
+    elif format_of(query) == "zarr":
+        read_zarr_store(query).write_h5ad(target)
     else:
         write_h5ad.new_file(target, progress(cells, "writing the cells"), cells.rows.obs, cells.rows.genes)
 
@@ -244,6 +261,8 @@ def write_beside(kind: str, path: Path, found: Found, title: str, naming: Naming
     if kind == "table":
         table_of(found).to_csv(path, index_label="cell", float_format="%.4f")
     elif kind == "page":
+        if len(found.work.query) > SLOW:
+            log.info("writing the page")
         report.write_report(path, page_of(found, title, naming))
     elif kind == "suggested":
         found.suggested.to_csv(path, index=False, float_format="%.4f")
@@ -417,7 +436,7 @@ def spoken(verbose: bool) -> Iterator[None]:
 
 def of_adata(adata: AnnData, name: str, table, *, values: str | None = None, **how) -> Source:
     """An AnnData as a dataset to annotate or to learn from."""
-    cells = q.matrices_of(adata, name)
+    cells = of_anndata(adata, name)
     words, found = q.choose({words: one.counts[:500] for words, one in cells.items()}, values, name)
     return q.in_memory(cells[words], table, words, found, **how)
 

@@ -192,15 +192,18 @@ def check_dataset(path: Path) -> None:
 
 
 # -- genes ----------------------------------------------------------------
-def orthologs(data_dir: Path, *, offline: bool) -> dict[str, str]:
+def orthologs(data_dir: Path, *, offline: bool, needed: bool = True) -> dict[str, str]:
     """Human -> mouse symbols: from `data_dir`, then from the project's dataset folder, then downloaded.
 
-    Empty, with a warning, where the table cannot be had: symbols are then matched by spelling alone.
+    Not `needed`: empty, without a word, where it is in neither folder. Else empty, with a warning, where the table
+    cannot be had: symbols are then matched by spelling alone.
     """
     places = [data_dir / align.ORTHOLOG_FILE, HERE / "dataset" / align.ORTHOLOG_FILE]
     for path in places:
         if path.exists():
             return align.read_orthologs(path)
+    if not needed:
+        return {}
     why = "--offline was asked for"
     if not offline:
         target = next((path for path in places if writable(path.parent)), None)

@@ -274,6 +274,13 @@ def after_saving(args: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**vars(args) | {"pretrained_model": args.save_model, "given": args.given | saved})
 
 
+def check_paths(args: argparse.Namespace) -> None:
+    """Whether the data of a command are there, and its checkpoint, if it needs one."""
+    check_data(args)
+    if args.pretrain_output or not args.is_pretrain:
+        check_checkpoint(args)
+
+
 def pretrain_line(args: argparse.Namespace) -> str:
     """The command that makes the checkpoint a command asks for."""
     return command_line("main.py --is_pretrain --kmeans", args).replace("--pretrained_model", "--save_model")

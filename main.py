@@ -23,14 +23,8 @@ def parser() -> flags.Parser:
     return flags.build_parser(__doc__, *shown, flags.running)
 
 
-def check_paths(args: argparse.Namespace) -> None:
-    flags.check_data(args)
-    if args.pretrain_output or not args.is_pretrain:
-        flags.check_checkpoint(args)
-
-
 if __name__ == "__main__":
-    flags.answer(parser(), check_paths)
+    flags.answer(parser(), flags.check_paths)
 
 import numpy as np
 import torch
@@ -48,7 +42,7 @@ from voice import RESULT, log
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return flags.run(command, parser(), argv, check_paths=check_paths)
+    return flags.run(command, parser(), argv, check_paths=flags.check_paths)
 
 
 def command(args: argparse.Namespace) -> None:

@@ -246,8 +246,7 @@ class ScPretrain2:
 
     def tested_with(self) -> dict[str, Any]:
         """The settings a test result depends on, beside those of the split."""
-        how = {"shares": classify.SHARES, "tilt": classify.TILT, "weight": classify.ENCODER_WEIGHT}
-        return {"recipe": self.name, "classifier": how}
+        return {"recipe": self.name, "classifier": classify.settings()}
 
     def outputs(self, test: Test, device: torch.device) -> np.ndarray:
         """Probabilities (n_test, L) by the few-label classifier, with the encoder or without it.
@@ -278,6 +277,11 @@ OF_PRETRAINING = PAPER_ONLY - {"pca_pt"} | {"batch_num", "pt_epoch", "recipe", "
 def method_of(recipe: Recipe) -> str:
     """How a recipe makes its pseudo-labels, as `cluster.pseudo_labels` calls it."""
     return "kmeans" if recipe.kmeans else "agglomerative"
+
+
+def sees_raw_counts(name: str) -> bool:
+    """Whether an encoder of this recipe is handed log1p of counts as they are, not of 10,000 a cell."""
+    return name == Paper.name
 
 
 def closed_form(matrices: Sequence[csr_matrix], genes: list[str], seed: int, hidden: int = 200) -> Encoder:

@@ -323,8 +323,9 @@ class ResultTable:
         return [which for which in self.wanted if which not in done]
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add the row of one wanted run."""
-        run = self.wanted[row["dataset"], row["arm"], row["seed"]]
+        """Add the row of a wanted run, or of a baseline that the arm without pre-training is the best of."""
+        arm = row["arm"] if row["arm"] in ARMS else ARMS[1]
+        run = self.wanted[row["dataset"], arm, row["seed"]]
         write_result(self.path, row | {"run": run}, self.columns)
 
 

@@ -10,6 +10,9 @@ from scipy.stats import norm
 from sklearn.covariance import LedoitWolf
 from sklearn.neighbors import NearestNeighbors
 
+from stages.folds import folds
+from stages.score import entropy
+
 AXES = 50  # principal axes the distances are measured in
 NEIGHBOURS = 15  # cells a score is averaged over: unknown cells come in groups
 REFERENCE = 5_000  # cells that serve as neighbours of a block: 15 of them are a group of 0.3 % of the query
@@ -34,17 +37,6 @@ def ece(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
     right = probabilities[rows].argmax(1) == labels[rows]
     bin_ = np.minimum((sure * bins).astype(int), bins - 1)
     return float(np.abs(np.bincount(bin_, weights=sure - right, minlength=bins)).sum() / len(rows))
-
-
-def folds(labels: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
-    """A fold for each labelled cell, every type spread evenly; -1: no label, or the only one of its type."""
-    rng = np.random.default_rng(seed)
-    fold = np.full(len(labels), -1)
-    for label in np.unique(labels[labels >= 0]):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        if len(rows) > 1:
-            fold[rows] = (np.arange(len(rows)) + rng.integers(n_folds)) % n_folds
-    return fold
 
 
 def out_of_fold(
@@ -296,8 +288,3 @@ def neighbours(reference: np.ndarray, points: np.ndarray, k: int) -> np.ndarray:
     """Rows of the k nearest reference cells, nearest first: (R, A), (B, A) -> (B, K)."""
     k = max(1, min(k, len(reference) // 4))
     return NearestNeighbors(n_neighbors=k).fit(reference).kneighbors(points, return_distance=False)
-
-
-def entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Shannon entropy of each cell in nats: (B, L) -> (B,)."""
-    return -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(1)

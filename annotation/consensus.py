@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
+from stages import score
+
 FINENESS = 3.0  # clusters a root of N: 95 for 1,000 cells; half as many merge rare types into their neighbours
 SMALLEST, LARGEST = 2, 1000  # clusters; to compare a cell with 1,000 centres costs less than the classifier does
 SURE = 0.8  # a vote overrules a cell's own call from this share on; less lowered macro-F1
@@ -56,13 +58,13 @@ def consensus(centres: np.ndarray, votes: np.ndarray) -> Consensus:
     total = votes.sum(1)  # (K,)
     shares = votes / np.maximum(total, 1e-12)[:, None]  # (K, L)
     winner = np.where(total > 0, votes.argmax(1), -1)
-    entropy = -(shares * np.log(np.maximum(shares, 1e-12))).sum(1) / np.log(max(votes.shape[1], 2))
+    divided = score.entropy(shares) / np.log(max(votes.shape[1], 2))  # (K,)
     if votes.shape[1] > 1:
         second = np.partition(votes, -2, axis=1)[:, -2]
         mixed = (second >= MIXED * np.maximum(total, 1e-12)) & (second >= 2)
     else:
         mixed = np.zeros(len(votes), dtype=bool)
-    return Consensus(centres, votes, winner, shares.max(1), np.maximum(entropy, 0), mixed)
+    return Consensus(centres, votes, winner, shares.max(1), np.maximum(divided, 0), mixed)
 
 
 def overrule(calls: np.ndarray, clusters: np.ndarray, fitted: Consensus) -> np.ndarray:

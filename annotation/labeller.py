@@ -250,21 +250,21 @@ def _from_query(query, log, embedding, embedder, labels, types: int, seed: int) 
     rng = np.random.default_rng(seed)
     few = evenly(labels, MANY, rng)
     strength = classify.choose_strength(features[few], labels[few], seed)
-    model = classify.self_train(features, labels, strength)
+    model = classify.learn(features, labels, types, strength=strength)
     rest = np.flatnonzero(labels < 0)
     rest = rng.choice(rest, OUT_OF_FOLD, replace=False) if len(rest) > OUT_OF_FOLD else rest
     some = np.sort(np.concatenate([evenly(labels, OUT_OF_FOLD, rng), rest]))
 
     def again(labels: np.ndarray) -> np.ndarray:
-        return classify.predict(classify.self_train(features[some], labels, strength), features[some], types)
+        return classify.learn(features[some], labels, types, strength=strength).predict(features[some])
 
-    probabilities = classify.predict(model, features, types)
+    probabilities = model.predict(features)
     temperature, ece, held_out = _hold_out(again, labels[some], probabilities.mean(axis=0), seed)
     learnt = Learnt(
         weights=weights,
         turn=turn,
         shift=shift,
-        classify=lambda f, _: classify.predict(model, f, types),
+        classify=lambda f, _: model.predict(f),
         temperature=temperature,
         ece=ece,
         held_out=held_out,
@@ -408,8 +408,8 @@ def _fold(views, encoder: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np
     """
     weights, shifts, turn = [encoder], [], []
     for (source, view), weight in zip(views, classify.view_weights(views), strict=True):
-        inner = (view.inverse[:, None] * view.axes * weight).astype(np.float32)
-        shifts.append(view.shift @ view.axes * weight)
+        inner = (view.weights * weight).astype(np.float32)
+        shifts.append(view.offset * weight)
         if source != "genes":
             turn.append(inner)
             continue

@@ -196,7 +196,7 @@ def seeds(
     level, weights = expressed(values), weights_of(signs)
     score = level[near].mean(axis=1) @ weights.T  # (M, L)
     highest, usual = chance(level, weights, near, seed)
-    relative = score - np.median(score, axis=0)
+    relative = score - score.mean(axis=0)
     first = relative.argmax(axis=1)
     margin = relative[np.arange(len(score)), first] - np.partition(relative, -2, axis=1)[:, -2]
     own = (level > 0) @ (signs > 0).T  # (M, L) markers the cell itself expresses
@@ -229,7 +229,7 @@ def proposals(score: np.ndarray, of: np.ndarray, types: Sequence[str]) -> pd.Dat
 
     score (M, L); of (M,) the group of each cell.
     """
-    relative = score - np.median(score, axis=0)
+    relative = score - score.mean(axis=0)
     rows = []
     for k in range(of.max() + 1):
         mine = relative[of == k].mean(axis=0) if (of == k).any() else np.zeros(len(types))

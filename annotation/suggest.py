@@ -3,6 +3,8 @@
 import numpy as np
 from sklearn.cluster import KMeans
 
+from stages.score import entropy
+
 LARGEST = 20_000  # cells the k-means sees; more cells do not move 20 centres
 
 
@@ -52,7 +54,7 @@ def suggest(
     weight = np.sqrt(size)  # neither the largest type alone nor every outlier
     if probabilities is not None:
         p = np.asarray(probabilities)[sample]
-        unsure = -(p * np.log(np.maximum(p, 1e-12))).sum(1) / np.log(max(p.shape[1], 2))  # (M,) 0 sure, 1 no idea
+        unsure = entropy(p) / np.log(max(p.shape[1], 2))  # (M,) 0 sure, 1 no idea
         weight *= 0.1 + np.bincount(group, weights=unsure, minlength=k) / np.maximum(size, 1)
     best = open_groups[np.argsort(-weight[open_groups], kind="stable")[:n]]
     rows = np.empty(len(best), dtype=np.int64)

@@ -298,7 +298,7 @@ def embedder_of(checkpoint: utils.Checkpoint, own: bool) -> Embedder:
         genes=checkpoint.genes,
         weight=linear.weight.detach().cpu().numpy().T.copy(),
         bias=linear.bias.detach().cpu().numpy(),
-        plain=checkpoint.recipe == "paper",
+        plain=recipes.sees_raw_counts(checkpoint.recipe),
         own=own,
     )
 

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +30,6 @@ sys.path.insert(0, str(ROOT))
 import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
-from few_labels import rotated, split  # noqa: E402
 from scipy.sparse import csr_matrix, vstack  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 from sklearn.metrics import f1_score, roc_auc_score  # noqa: E402
@@ -40,6 +40,8 @@ import annotate as command  # noqa: E402
 import data_loader as data  # noqa: E402
 import utils  # noqa: E402
 from annotation import confidence, work, write_h5ad  # noqa: E402
+from benchmarks.baselines import rotated  # noqa: E402
+from benchmarks.splits import split  # noqa: E402
 from reading import align, normalize  # noqa: E402
 from reading import source as q  # noqa: E402
 from reading.cells import read  # noqa: E402
@@ -150,6 +152,7 @@ def pairs(args) -> list[dict]:
             run(args, "--query", files[1], "--reference", files[0], "--out", out)
             found = answers(out)
         reference, cells = map(read, files)
+        assert reference.labels is not None and cells.labels is not None
         names = [align.shared_names(one.genes, "human", table) for one in (reference, cells)]
         genes = [gene for gene in names[0] if gene and gene in set(names[1])]
         x, y = (
@@ -159,7 +162,7 @@ def pairs(args) -> list[dict]:
         known, truth = reference.labels.astype(str), cells.labels.astype(str)
         has = known != ""
         same = np.isin(truth, known[has])
-        row = {"reference": first, "query": second, "cells": int(same.sum()), "genes": len(genes)}
+        row: dict[str, Any] = {"reference": first, "query": second, "cells": int(same.sum()), "genes": len(genes)}
         for name, model in (
             ("LR", LogisticRegression(max_iter=500)),
             ("SVM", LinearSVC()),
@@ -275,7 +278,7 @@ def suggested(args) -> list[dict]:
             rng = np.random.default_rng(0)
             draws = {"suggested": np.array([int(cell[4:]) for cell in named])}
             draws |= {f"random {i}": rng.choice(len(cells.labels), 20, replace=False) for i in range(args.seeds)}
-            row = {"dataset": name}
+            row: dict[str, Any] = {"dataset": name}
             for how, keep in draws.items():
                 if len(np.unique(cells.labels[keep].astype(str))) < 2:
                     row[how] = 0.0

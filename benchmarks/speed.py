@@ -64,7 +64,7 @@ def measure(corpus: Path, cuda: bool) -> dict[str, float]:
     spent["import"] = time.perf_counter() - begin
     clock(spent, "read gene names", data_loader, "gene_names")
     clock(spent, "read and align", data_loader, "aligned")
-    clock(spent, "pseudo-labels", command, "pseudo_labels")
+    clock(spent, "pseudo-labels", command, "labels_of")
     clock(spent, "pseudo-labels: Gram, Cholesky", cluster, "rotate")
     clock(spent, "training", train, "pretrain")
     clock(spent, "write state and checkpoint", utils, "save_state", "save_checkpoint")

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from reading.names import mangled
+
 ORTHOLOG_FILE = "ncbi_mgi_ensembl__mouse-lemur_human_mouse__orthologs__gene_names__one2one.csv"
 ORTHOLOG_URL = f"https://raw.githubusercontent.com/ruiyi-zhang/scPretrain/main/dataset/{ORTHOLOG_FILE}"
 HUMAN_COLUMN, MOUSE_COLUMN = "human__gene_name", "mouse__gene_name"
@@ -34,10 +36,12 @@ def read_orthologs(path: Path) -> dict[str, str]:
 def shared_names(genes: Sequence[str], species: str, orthologs: Mapping[str, str]) -> list[str]:
     """Upper-cased mouse symbols for the genes of one dataset; "" for a column that an earlier one already gives.
 
-    A symbol listed twice counts once, its first column (as published). A human gene named like the ortholog of
+    A name that a spreadsheet has made a date of counts for none. A symbol listed twice counts once, its first column
+    (as published). A human gene named like the ortholog of
     another one gives way to it: the table knows better than the spelling.
     """
-    upper = [gene.upper() for gene in genes]
+    dates = mangled(genes)
+    upper = ["" if gene in dates else gene.upper() for gene in genes]
     if species != "human":
         return _first_only(upper)
     mapped = [orthologs.get(gene, gene) for gene in upper]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,9 +11,28 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from reading.hdf5 import OPENERS, Layout, beside_ids, h5ad_nodes, kind_of_hdf5, named, numbered, opened
+from reading.hdf5 import (
+    FROM_R,
+    OPENERS,
+    Layout,
+    beside_ids,
+    h5ad_nodes,
+    kind_of_hdf5,
+    modality_of,
+    named,
+    numbered,
+    opened,
+)
 from reading.matrix import AS_CSR, REWRITE, Unreadable, canonical, refuse_negative, sparse, stack
-from reading.names import as_labels, as_text, ensembl_ids, gene_symbols, kind_of_names, species_from_case
+from reading.names import (
+    as_labels,
+    as_text,
+    ensembl_ids,
+    features_that_are_genes,
+    gene_symbols,
+    kind_of_names,
+    species_from_case,
+)
 from reading.text import has_mtx, parse_mtx, parse_table
 
 __all__ = [
@@ -47,6 +67,7 @@ class Cells:
     column of its cell table, for a message that lists them. note: where values and genes came from.
     table: the columns themselves, where the file is text. ids (G): Ensembl ids of the genes, where they are known.
     doubled: whether gene names that occur twice are usual in such a file.
+    foreign: cells that are mostly of another genome, and were therefore read as empty.
     """
 
     name: str
@@ -60,26 +81,24 @@ class Cells:
     table: dict[str, Sequence] = field(default_factory=dict, repr=False)
     ids: list[str] = field(default_factory=list, repr=False)
     doubled: bool = False
+    foreign: int = 0
 
 
-def read(path, *, name=None, label_key=None, layer=None, use_raw=False) -> Cells:
+def read(path, *, name=None, label_key=None, layer=None, use_raw=False, genome=None, modality=None) -> Cells:
     """The cells in a file or folder of any format that format_of knows.
 
     label_key: column of cell types; by default the first of LABEL_KEYS that exists. layer, use_raw: which
-    matrix of an .h5ad (X by default). Raises FileNotFoundError, or ValueError with dataset, file and remedy.
+    matrix of an .h5ad (X by default). genome: the species whose genes are wanted of a file that has two.
+    modality: of an .h5mu. Raises FileNotFoundError, or ValueError with dataset, file and remedy.
     """
     path = Path(path)
     kind = format_of(path)
-    if kind == "h5ad":
-        return read_h5ad(path, name=name, label_key=label_key, layer=layer, use_raw=use_raw)
-    if layer is not None or use_raw:
-        raise Unreadable(
-            f"{name or name_of(path)} ({path}): only .h5ad files have layers and .raw; leave the option out"
-        )
+    which = options(kind, path, name, layer=layer, use_raw=use_raw, genome=genome, modality=modality)
+    if kind in OPENERS:
+        return _read_hdf5(kind, path, name, label_key, **which)
+    if kind == "zarr":
+        return read_zarr(path, name=name, label_key=label_key, **which)
     readers = {
-        "cellblast": read_cellblast,
-        "10x": read_10x_h5,
-        "loom": read_loom,
         "numpy": read_numpy,
         "mtx": read_10x_mtx,
         "table": read_table,
@@ -87,24 +106,16 @@ def read(path, *, name=None, label_key=None, layer=None, use_raw=False) -> Cells
     return readers[kind](path, name=name, label_key=label_key)
 
 
-def read_cellblast(path, *, name=None, label_key=None) -> Cells:
-    """A Cell BLAST .h5: exprs (CSR group or 2-D dataset), var_names, obs_names, obs/COLUMN."""
-    return _read_hdf5("cellblast", path, name, label_key)
-
-
-def read_h5ad(path, *, name=None, label_key=None, layer=None, use_raw=False) -> Cells:
-    """An .h5ad of any anndata version: X, layers[layer] or .raw, by cells, by genes or dense."""
-    return _read_hdf5("h5ad", path, name, label_key, layer=layer, use_raw=use_raw)
-
-
-def read_10x_h5(path, *, name=None, label_key=None) -> Cells:
-    """A 10x .h5 (Cell Ranger 2 and later); only its genes, not antibodies or guides. It has no labels."""
-    return _read_hdf5("10x", path, name, label_key)
-
-
-def read_loom(path, *, name=None, label_key=None) -> Cells:
-    """A .loom file: matrix (genes x cells), row_attrs, col_attrs."""
-    return _read_hdf5("loom", path, name, label_key)
+def options(kind: str, path: Path, name: str | None, **wanted) -> dict:
+    """Those of layer, use_raw, genome and modality that a format has; Unreadable for one that was asked of another."""
+    known = {"h5ad": ("layer", "use_raw", "genome"), "h5mu": ("layer", "use_raw", "genome", "modality"),
+             "zarr": ("layer", "use_raw"), "10x": ("genome",)}.get(kind, ())  # fmt: skip
+    where = f"{name or name_of(path)} ({path})"
+    if "layer" not in known and (wanted.get("layer") is not None or wanted.get("use_raw")):
+        raise Unreadable(f"{where}: only .h5ad files have layers and .raw; leave the option out")
+    if "modality" not in known and wanted.get("modality") is not None:
+        raise Unreadable(f"{where}: only .h5mu files have modalities; leave --modality out")
+    return {key: value for key, value in wanted.items() if key in known}
 
 
 def _read_hdf5(kind: str, path, name, label_key, **which) -> Cells:
@@ -114,8 +125,81 @@ def _read_hdf5(kind: str, path, name, label_key, **which) -> Cells:
         layout = OPENERS[kind](file, where, **which)
         labels = labels_of(layout.columns, layout.column, label_key)
         cells = Cells(name, path, layout.whole(), layout.genes, layout.cells, labels, layout.columns, layout.note)
-        cells.ids, cells.doubled = layout.ids, layout.doubled
+        cells.ids, cells.doubled, cells.foreign = layout.ids, layout.doubled, layout.foreign
     return checked(cells, layout.remedy)
+
+
+def read_zarr(path, *, name=None, label_key=None, layer=None, use_raw=False) -> Cells:
+    """An AnnData in a .zarr store, as anndata reads it: whole, in memory."""
+    path = Path(path)
+    name = name or name_of(path)
+    where = f"{name} ({path})"
+    with named(where):
+        adata = read_zarr_store(path)
+        words = ".raw" if use_raw else "X" if layer is None else f"layers[{layer!r}]"
+        found = of_anndata(adata, name)
+    if words not in found:
+        raise Unreadable(f"{where}: it has no {words}; use {' or '.join(found)}")
+    cells = found[words]
+    cells.path, cells.labels = path, labels_of(cells.columns, cells.table.__getitem__, label_key)
+    return checked(cells)
+
+
+def read_zarr_store(path: Path):
+    """The AnnData of a store."""
+    from anndata.io import read_zarr as read_store
+
+    return read_store(path)
+
+
+def of_anndata(adata, name: str) -> dict[str, Cells]:
+    """The matrices of an AnnData, in the order to look for counts: words -> cells with these values."""
+    found = {}
+    if adata.raw is not None:
+        found[".raw"] = adata.raw.X, adata.raw.var
+    for layer in sorted(adata.layers, key=lambda layer: (layer != "counts", layer)):
+        found[f"layers[{layer!r}]"] = adata.layers[layer], adata.var
+    if adata.X is not None:
+        found["X"] = adata.X, adata.var
+    if not found:
+        raise Unreadable(f"{name}: it has no matrix, neither X nor layers nor .raw")
+    table = {str(key): adata.obs[key].to_numpy(dtype=object) for key in adata.obs}
+    names = [str(cell) for cell in adata.obs_names]
+    cells = {}
+    for words, (matrix, var) in found.items():
+        values = in_memory_csr(matrix)
+        index = [str(gene) for gene in var.index]
+        columns = {str(key): var[key].to_numpy(dtype=object) for key in var}
+        keep, left_out = features_that_are_genes(index, columns)
+        if keep is not None:
+            values, index = values[:, keep], [index[i] for i in keep]
+            columns = {key: column[keep] for key, column in columns.items()}
+        genes, where = gene_symbols(index, columns)
+        note = f"{words}{', ' + left_out if left_out else ''}, genes from {where}"
+        ids, doubled = ensembl_ids(index, columns), beside_ids(where)
+        cells[words] = Cells(
+            name,
+            Path(name),
+            values,
+            genes,
+            names,
+            columns=list(table),
+            note=note,
+            table=table,
+            ids=ids,
+            doubled=doubled,
+        )
+    return cells
+
+
+def in_memory_csr(matrix) -> csr_matrix:
+    """A matrix of any kind an AnnData may hold (backed, dask, sparse array, CSC, dense) as canonical csr float32."""
+    for method in ("to_memory", "compute"):
+        if hasattr(matrix, method):
+            matrix = getattr(matrix, method)()
+    values = csr_matrix(matrix, dtype=np.float32)
+    values.sum_duplicates()
+    return values
 
 
 def read_10x_mtx(path, *, name=None, label_key=None) -> Cells:
@@ -192,6 +276,7 @@ class RowBlocks:
         self.genes, self.cells, self.columns, self.note = source.genes, source.cells, source.columns, source.note
         self.ids = source.ids  # (G,) Ensembl ids of the genes, or none
         self.doubled = source.doubled  # gene names that occur twice are usual in such a file
+        self.foreign = source.foreign  # cells mostly of another genome, read as empty
         self.n_cells, self.n_genes = len(self.cells), len(self.genes)
         self.remedy = layout.remedy if layout else ""
         self._layout, self._read = layout, cells
@@ -259,7 +344,7 @@ class RowBlocks:
 
 
 @contextmanager
-def open_rows(path, *, name=None, layer=None, use_raw=False) -> Iterator[RowBlocks]:
+def open_rows(path, *, name=None, layer=None, use_raw=False, genome=None, modality=None) -> Iterator[RowBlocks]:
     """A dataset to be read by blocks: `with open_rows(path) as rows: for start, counts in rows.blocks(): ...`
 
     HDF5 files are never loaded whole, unless stored by genes; text and numpy files are. Errors as read().
@@ -267,49 +352,94 @@ def open_rows(path, *, name=None, layer=None, use_raw=False) -> Iterator[RowBloc
     path = Path(path)
     kind = format_of(path)
     name = name or name_of(path)
+    wanted = {"layer": layer, "use_raw": use_raw, "genome": genome, "modality": modality}
     if kind not in OPENERS:
-        yield RowBlocks(name, path, cells=read(path, name=name, layer=layer, use_raw=use_raw))
+        yield RowBlocks(name, path, cells=read(path, name=name, **wanted))
         return
-    if kind != "h5ad" and (layer is not None or use_raw):
-        raise Unreadable(f"{name} ({path}): only .h5ad files have layers and .raw; leave the option out")
-    which = {"layer": layer, "use_raw": use_raw} if kind == "h5ad" else {}
+    which = options(kind, path, name, **wanted)
     with opened(path, name) as (file, where):
         with named(where):
             rows = RowBlocks(name, path, layout=OPENERS[kind](file, where, **which))
         yield rows  # outside `named`: what the caller raises is not the file's fault
 
 
-def matrices(path) -> dict[str, dict]:
+def matrices(path, modality: str | None = None) -> dict[str, dict]:
     """The matrices of a file, in the order to look for counts: words -> arguments for read and open_rows."""
     path = Path(path)
-    if format_of(path) != "h5ad":
+    kind = format_of(path)
+    if kind == "zarr":
+        with named(f"{name_of(path)} ({path})"):
+            adata = read_zarr_store(path)
+        found = [f"layers[{layer!r}]" for layer in sorted(adata.layers, key=lambda layer: (layer != "counts", layer))]
+        found = [*([".raw"] if adata.raw is not None else []), *found, *(["X"] if adata.X is not None else [])]
+        which = {".raw": {"use_raw": True}, "X": {}}
+        return {words: which.get(words, {"layer": words[len("layers['") : -2]}) for words in found}
+    if kind not in ("h5ad", "h5mu"):
         return {"X": {}}
     with opened(path, name_of(path)) as (file, where), named(where):
+        if kind == "h5mu":
+            file = modality_of(file, where, modality)
         which = {"X": {}, ".raw": {"use_raw": True}}
         which |= {f"layers[{layer!r}]": {"layer": layer} for layer in file.get("layers", ())}
         return {words: which[words] for words in h5ad_nodes(file)}
 
 
 def format_of(path: Path) -> str:
-    """'cellblast', 'h5ad', '10x', 'loom', 'numpy', 'mtx' or 'table': HDF5 by content, others by name.""" ""
+    """'cellblast', 'h5ad', 'h5mu', '10x', 'loom', 'zarr', 'numpy', 'mtx' or 'table': HDF5 by content, others by name.
+
+    Raises Unreadable with what to do for what is no file of cells: an address, an archive, R's formats.
+    """
     name = name_of(path)
+    if foreign := not_cells(path):
+        raise Unreadable(f"{name} ({path}): {foreign}")
     if not path.exists():
         raise FileNotFoundError(f"{name} ({path}): no such file or folder; check the spelling, or fetch it first")
     if path.is_dir():
-        return "mtx" if has_mtx(path) else "numpy"
+        if any((path / part).exists() for part in (".zgroup", "zarr.json", ".zattrs")):
+            return "zarr"
+        if has_mtx(path):
+            return "mtx"
+        if not (path / "feature.npy").exists() and not (path / "gene_list.npy").exists():
+            inside = ", ".join(sorted(item.name for item in path.iterdir())[:5]) or "nothing"
+            raise Unreadable(
+                f"{name} ({path}): a folder without a matrix ({inside}); it may hold matrix.mtx, features.tsv and "
+                "barcodes.tsv, kallisto's cells_x_genes files, a .zarr store, or feature.npy and gene_list.npy"
+            )
+        return "numpy"
     bare = path.name.lower().removesuffix(".gz")
     if bare.endswith(TABLES):
         return "table"
     if bare.endswith(".mtx"):
         return "mtx"
     with opened(path, name) as (file, where), named(where):
-        return "h5ad" if path.suffix == ".h5ad" else "loom" if path.suffix == ".loom" else kind_of_hdf5(file)
+        if path.suffix == ".loom":
+            return "loom"
+        if path.suffix == ".h5ad" and "mod" not in file:
+            return "h5ad"
+        return kind_of_hdf5(file)
+
+
+def not_cells(path: Path) -> str:
+    """What a path that is known by its name to be no file of cells is, and what to do; "" where it may be one."""
+    text, lower = str(path), path.name.lower()
+    if re.match(r"(https?|ftp|s3|gs):/", text):
+        return "an address; download the file first, then give its path"
+    if lower.endswith((".rds", ".rdata", ".rda", ".robj", ".h5seurat", ".rds.gz")):
+        return f"an R file; {FROM_R}"
+    if lower.endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".zip", ".7z", ".rar")):
+        how = "unzip" if lower.endswith(".zip") else "tar -xf" if ".t" in lower else "its program"
+        return f"an archive; unpack it ({how}) and give a file or folder that was in it"
+    if lower.endswith((".h5ad.gz", ".h5.gz", ".loom.gz", ".h5mu.gz")):
+        return "gzip-compressed; unpack it with gunzip and give the file without .gz"
+    if lower.endswith((".bam", ".fastq", ".fastq.gz", ".fq.gz", ".cram")):
+        return "reads, not counts; count them first (Cell Ranger, STARsolo, kallisto-bustools, alevin-fry)"
+    return ""
 
 
 def name_of(path: Path) -> str:
     """A dataset's name from its path: Quake_10x.h5ad -> Quake_10x."""
     stem = path.name or path.resolve().name
-    for ending in (".gz", ".h5ad", ".h5", ".hdf5", ".loom", ".csv", ".tsv", ".txt", ".tab", ".mtx"):
+    for ending in (".gz", ".zarr", ".h5mu", ".h5ad", ".h5", ".hdf5", ".loom", ".csv", ".tsv", ".txt", ".tab", ".mtx"):
         stem = stem.removesuffix(ending)
     return stem
 

@@ -25,6 +25,15 @@ SYMBOL_COLUMNS = (
     "original_gene_symbols",
 )
 MISSING = frozenset(("", "nan", "none", "na", "n/a", "<na>", "null"))  # how "no value" is spelled, in lower case
+# Labels that say that a cell has no type, or is no single cell; compared without case, blanks and punctuation.
+NO_TYPE = frozenset(
+    "unassigned notassigned unknown unknowncell unknowncells unclassified undetermined undefined unannotated "
+    "unlabeled unlabelled nolabel nocall ambiguous uncertain unsure other tbd doublet doublets multiplet multiplets "
+    "lowquality lowqualitycell lowqualitycells debris empty emptydroplet ungated unspecified unidentified mixed".split()
+)
+# The columns by which files tell genes from antibodies, peaks and guides, and what genes are called there.
+FEATURE_COLUMNS = ("feature_types", "feature_type", "modality", "feature_class")
+GENES = frozenset(("gene expression", "gene", "genes", "gex", "rna", "gene_expression", "transcriptome", "mrna"))
 
 _HUMAN = re.compile(r"ENSG\d{11}(\.\d+)?$")
 _MOUSE = re.compile(r"ENSMUSG\d{11}(\.\d+)?$")
@@ -36,7 +45,29 @@ _OTHER = re.compile(
     re.IGNORECASE,
 )
 _SYMBOL = re.compile(r"[A-Za-z][\w.@/()':*+-]*$|\d[\w]*Rik$|\d{1,2}-[A-Z][a-z]{2}$")
-_GENOME = re.compile(r"^((?:GRCh3[78]|GRCm3[89]|hg19|hg38|mm10|mm39)_+)(.+)$")
+_GENOME = re.compile(
+    r"^((?:GRCh\d\d|GRCm\d\d|GRCz\d\d|hg\d\d|mm\d\d?|mRatBN\d+|Rnor\d*|BDGP\d+|human|mouse)"
+    r"[A-Za-z0-9.]*?(?:-\d{4}-[A-Z]|-\d\.\d\.\d)?[_-]+)(?=[A-Za-z0-9])(.+)$"
+)
+_PEAK = re.compile(r"(chr)?[0-9XYM]{1,2}[:_-]\d+[-_]\d+$|GL\d+\.\d[:_-]\d+-\d+$", re.IGNORECASE)
+_DATE = re.compile(  # what a spreadsheet makes of MARCH1, SEPT2, DEC1, and of OCT4 or NOV
+    r"(\d{1,2})-(Mar|Sep|Dec|Oct|Nov|Feb|Apr|Jan|Jun|Jul|Aug|May)$|(Mar|Sep|Dec|Oct|Nov|Feb|Apr)-(\d{1,2})$|"
+    r"\d{4}-(\d\d)-(\d\d)(?:[ T]00:00:00)?$|(\d{1,2})/(\d{1,2})/\d{4}$"
+)
+_MONTHS = {
+    "mar": "MARCH{0} or MARC{0}",
+    "sep": "SEPT{0}",
+    "dec": "DEC{0}",
+    "oct": "OCT{0}",
+    "nov": "NOV",
+    "feb": "FEB{0}",
+}
+_OTHER_SPECIES = {  # what Ensembl and model organisms' databases put before their ids
+    "ENSDARG": "zebrafish", "ENSRNOG": "rat", "ENSMMUG": "macaque", "ENSMFAG": "macaque", "ENSSSCG": "pig",
+    "ENSGALG": "chicken", "ENSBTAG": "cow", "ENSCAFG": "dog", "ENSOCUG": "rabbit", "ENSXETG": "frog",
+    "ENSPTRG": "chimpanzee", "ENSCJAG": "marmoset", "FBGN": "fly", "WBGENE": "worm",
+}  # fmt: skip
+_PLANT = re.compile(r"AT[1-5CM]G\d{5}$|Os\d\dg\d{7}$|LOC_Os\d\dg\d{5}$|Zm\d+[a-z]\d+$|Solyc\d\dg\d+", re.IGNORECASE)
 
 
 def as_text(values) -> np.ndarray:  # (n,) object array of str
@@ -86,6 +117,92 @@ def as_labels(values) -> np.ndarray:  # (n,) object array of str
     out = np.empty(len(text), dtype=object)
     out[:] = [clean(value) for value in text]
     return out
+
+
+def no_types(labels: Sequence[str]) -> list[str]:
+    """Those of the labels, each once, that say that a cell has no type: unassigned, Unknown, doublet, "-", "?" ..."""
+    found = {}
+    for label in dict.fromkeys(labels):
+        bare = "".join(c for c in str(label).lower() if c.isalnum())
+        if label and (not bare or bare in NO_TYPE or bare in MISSING):
+            found[label] = None
+    return list(found)
+
+
+def mangled(genes: Sequence[str]) -> dict[str, str]:
+    """Gene names that a spreadsheet took for dates, each with what it was: {"1-Mar": "MARCH1 or MARC1"}."""
+    found = {}
+    for gene in genes:
+        if (match := _DATE.match(gene)) is None:
+            continue
+        day, month, month_first, number, iso_month, iso_day, *_ = match.groups()
+        name = (month or month_first or "").lower()
+        if iso_month:
+            name, day = {"03": "mar", "09": "sep", "12": "dec", "10": "oct"}.get(iso_month, ""), str(int(iso_day))
+        found[gene] = _MONTHS.get(name, "a gene").format(day or number)
+    return found
+
+
+def features_that_are_genes(
+    names: Sequence[str], columns: Mapping[str, Sequence] | None = None
+) -> tuple[np.ndarray | None, str]:
+    """The places (K,) of the features that are genes, and the words that say what is left out; None: all of them.
+
+    By a column of FEATURE_COLUMNS where it names genes, else peaks are told by their names (chr1:100-200).
+    """
+    by_lower = {key.lower(): key for key in columns or ()}
+    for wanted in FEATURE_COLUMNS:
+        if wanted not in by_lower:
+            continue
+        types = as_labels(columns[by_lower[wanted]])
+        genes = np.array([kind.lower() in GENES for kind in types], dtype=bool)
+        if len(genes) == len(names) and genes.any() and not genes.all():
+            others = ", ".join(list(dict.fromkeys(types[~genes]))[:3])
+            return np.flatnonzero(genes), f"{int((~genes).sum()):,} features that are not genes left out ({others})"
+        if genes.any():
+            return None, ""
+    peaks = np.array([_PEAK.match(name) is not None for name in names], dtype=bool)
+    if peaks.sum() > 10 and not peaks.all():
+        return np.flatnonzero(~peaks), f"{int(peaks.sum()):,} features that are not genes left out (peaks)"
+    return None, ""
+
+
+def genome_of(name: str) -> str:
+    """The genome that stands before a gene's name, such as GRCh38_ or mm10___; "" where none does."""
+    match = _GENOME.match(name)
+    return match.group(1) if match else ""
+
+
+def species_of_genome(genome: str) -> str:
+    """'human', 'mouse' or '' of a genome as references name it: hg19, GRCh38, mm10, GRCm39 ..."""
+    bare = genome.lower()
+    if bare.startswith(("grch", "hg", "human")):
+        return "human"
+    return "mouse" if bare.startswith(("grcm", "mm", "mouse")) else ""
+
+
+def other_species(genes: Sequence[str]) -> tuple[str, str]:
+    """A species that is neither human nor mouse, and what tells it; ("", "") where nothing does.
+
+    Ids tell it for sure. Symbols in small letters are those of zebrafish or frog; rats' look like mouse ones.
+    """
+    some = [gene for gene in _sample(genes) if gene]
+    prefixes: dict[str, int] = {}
+    for gene in some:
+        upper = gene.upper()
+        for prefix, species in _OTHER_SPECIES.items():
+            if upper.startswith(prefix) and any(c.isdigit() for c in upper):
+                prefixes[species] = prefixes.get(species, 0) + 1
+        if _PLANT.match(gene):
+            prefixes["a plant"] = prefixes.get("a plant", 0) + 1
+    if prefixes:
+        best = max(prefixes, key=lambda species: prefixes[species])
+        if prefixes[best] * 2 >= len(some):
+            return best, "its ids"
+    words = [gene for gene in some if sum(c.isalpha() for c in gene) > 2 and not gene.upper().startswith("ENS")]
+    if len(words) >= 10 and sum(gene == gene.lower() for gene in words) * 10 >= 8 * len(words):
+        return "zebrafish or another species with symbols in small letters", "the case of its symbols"
+    return "", ""
 
 
 def kind_of_names(genes: Sequence[str]) -> str:
@@ -194,7 +311,7 @@ def _without_genome(names: list[str]) -> tuple[list[str], str]:
     """Names without the genome that 10x puts before them (GRCh38_TP53), and that prefix, '' if none."""
     found = [_GENOME.match(name) for name in names]
     prefixes = {match.group(1) for match in found if match}
-    if not names or sum(match is not None for match in found) * 10 < len(names) * 9:
+    if not names or len(prefixes) > 2 or sum(match is not None for match in found) * 10 < len(names) * 9:
         return names, ""
     return [match.group(2) if match else name for match, name in zip(found, names, strict=True)], "/".join(
         sorted(prefixes)

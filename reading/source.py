@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,14 +16,12 @@ from reading.cells import (
     Cells,
     RowBlocks,
     Unreadable,
-    beside_ids,
-    ensembl_ids,
-    gene_symbols,
     kind_of_names,
     matrices,
     open_rows,
     species_from_case,
 )
+from reading.names import mangled, no_types, other_species
 from voice import log
 
 KINDS = {
@@ -98,22 +97,41 @@ class Source:
         return vstack(parts, format="csr")
 
     def labels(self, key: str | None, unlabeled: Sequence[str] = ()) -> np.ndarray | None:  # (N,) object
-        """Cell types as text, "" for a cell without one; None where there is no such column."""
+        """Cell types as text, "" for a cell without one; None where there is no such column.
+
+        A label that says that there is none (unassigned, doublet, "?") counts as none, and a warning lists those that
+        `unlabeled` does not name.
+        """
         labels = self.rows.labels(key)
-        if labels is not None and unlabeled:
-            labels = np.where(np.isin(labels.astype(str), [str(word).strip() for word in unlabeled]), "", labels)
-        return labels
+        if labels is None:
+            return None
+        told = [str(word).strip() for word in unlabeled]
+        words = [word for word in no_types(labels) if word not in told]
+        if words:
+            count, listed = np.isin(labels.astype(str), words).sum(), ", ".join(map(repr, words))
+            sentence = (
+                f"{self.name}: {count:,} cells are labelled {listed}, which is taken for no label; say so with "
+                f"--unlabeled {shlex.join([*told, *words])}, or rename the label if it is a type"
+            )
+            if sentence not in self.warnings:
+                self.warnings.append(sentence)
+        return np.where(np.isin(labels.astype(str), [*told, *words]), "", labels)
 
 
 @contextmanager
 def open_source(path: Path, table: Mapping[str, str], **how) -> Iterator[Source]:
     """Open a file of any format that reading.cells knows; `how` as `decide`, and layer: the matrix to use.
 
+    modality: of an .h5mu. like: datasets opened before; their species chooses between the genomes of a file with two.
+
     Raises ValueError or OSError naming the file, and what to do.
     """
     path = Path(path)
-    layer, values = how.pop("layer", None), how.get("values")
-    choices = matrices(path)
+    layer, values, like = how.pop("layer", None), how.get("values"), how.pop("like", ())
+    modality = how.pop("modality", None)
+    choices = matrices(path, modality)
+    species = {source.species for source in like}
+    which = {"genome": how.get("species") or (species.pop() if len(species) == 1 else None), "modality": modality}
     if layer is not None:
         words = next((w for w in choices if layer in (w, w.lstrip("."), w[len("layers['") : -2])), None)
         if words is None:
@@ -122,9 +140,9 @@ def open_source(path: Path, table: Mapping[str, str], **how) -> Iterator[Source]
     elif values is not None:  # said, not found out: then it is about X
         choices = {"X": choices["X"]} if "X" in choices else choices
     samples, refused = {}, []
-    for words, which in choices.items():
+    for words, matrix in choices.items():
         try:
-            with open_rows(path, **which) as rows:
+            with open_rows(path, **which, **matrix) as rows:
                 samples[words] = rows.sample(500)
         except Unreadable as error:
             if len(choices) == 1:
@@ -133,7 +151,7 @@ def open_source(path: Path, table: Mapping[str, str], **how) -> Iterator[Source]
     if not samples:
         raise ValueError("; ".join(refused))
     words, found = choose(samples, values, str(path))
-    with open_rows(path, **choices[words]) as rows:
+    with open_rows(path, **which, **choices[words]) as rows:
         yield decide(rows, words, found, table, **how)
 
 
@@ -177,7 +195,18 @@ def decide(
             f"{rows.name}: you say {species}, but {share:.0%} of the telling gene names are {told} ({why}); "
             f"leave --species out, or say {told}, unless you are sure"
         )
+    refuse_species(source, genes, species, force)
     refuse_names(rows, genes, force, source)
+    if dates := mangled(genes):
+        listed = "; ".join(f"{name} was {was}" for name, was in list(dates.items())[:5])
+        source.warnings.append(
+            f"{rows.name}: a spreadsheet has made dates of {len(dates)} gene names ({listed}); they are left out"
+        )
+    if rows.foreign:
+        source.warnings.append(
+            f"{rows.name}: {rows.foreign:,} of {rows.n_cells:,} cells have most of their counts in the other genome "
+            f"({rows.note.split(', genes')[0]}); they are Unknown here. --species chooses the genome"
+        )
     names_of(source, table)
     log.info(f"{rows.name}: {rows.n_cells:,} cells x {rows.n_genes:,} genes; {found.describe(matrix)}")
     how = "as you say" if species else f"from {why}, {share:.0%} agree" if share > 0.5 else "a guess, nothing tells"
@@ -238,8 +267,22 @@ def species_of(genes: Sequence[str], table: Mapping[str, str]) -> tuple[str, flo
     )
 
 
+def refuse_species(source: Source, genes: Sequence[str], told: str | None, force: bool) -> None:
+    """A warning where the genes are of neither human nor mouse; ValueError where their ids can match nothing."""
+    other, why = other_species(genes)
+    if not other:
+        return
+    sentence = f"{source.where}: its genes are those of {other} ({why}: {', '.join(genes[:3])}), not of human or mouse"
+    remedy = "map them to human or mouse orthologs first and put those symbols into the file"
+    if why == "its ids" and not (force or told):
+        raise ValueError(f"{sentence}, so they match no other file; {remedy}. --force goes on all the same")
+    source.warnings.append(f"{sentence}; they are matched by spelling alone, and labels may mean little: {remedy}")
+
+
 def refuse_names(rows: RowBlocks, genes: Sequence[str], force: bool, source: Source) -> None:
     """ValueError for empty or doubled gene names; with `force`, or where the format is made so, a warning."""
+    dates = mangled(genes)
+    genes = [gene for gene in genes if gene not in dates]
     empty = sum(not gene.strip() for gene in genes)
     doubled = len(genes) - empty - len({gene for gene in genes if gene.strip()})
     if not empty and not doubled:
@@ -249,10 +292,17 @@ def refuse_names(rows: RowBlocks, genes: Sequence[str], force: bool, source: Sou
         what.append(f"{doubled:,} doubled gene names ({first_twice(gene for gene in genes if gene.strip())} ...)")
     if not force and (empty or not rows.doubled):
         raise ValueError(
-            f"{rows.where}: {' and '.join(what)}; make them unique (adata.var_names_make_unique()) and name every "
-            "gene, or say --force: then the first column of a name counts and nameless ones are left out"
+            f"{rows.where}: {' and '.join(what)}; make them unique{_how(rows.path)} and name every gene, or say "
+            "--force: then the first of a name counts and nameless ones are left out"
         )
     source.warnings.append(f"{rows.name}: {' and '.join(what)}; the first column of a name counts")
+
+
+def _how(path: Path) -> str:
+    """How names are made unique in a file of this kind."""
+    if path.suffix in (".h5ad", ".zarr") or not path.suffix:
+        return " (adata.var_names_make_unique())"
+    return " in the file" if path.suffix in (".csv", ".tsv", ".txt", ".gz", ".tab") else ""
 
 
 def refuse_cells(source: Source) -> None:
@@ -330,31 +380,3 @@ def check_overlap(source: Source, genes: Sequence[str], force: bool) -> dict:
         )
     return {"dataset": source.name, "species": source.species, "names": KINDS[source.kind],
             "genes of the checkpoint": len(genes), "present": found, "share": share}  # fmt: skip
-
-
-def matrices_of(adata, name: str) -> dict[str, Cells]:
-    """The matrices of an AnnData, in the order to look for counts: words -> cells with these values."""
-    found = {}
-    if adata.raw is not None:
-        found[".raw"] = adata.raw.X, adata.raw.var
-    for layer in sorted(adata.layers, key=lambda layer: (layer != "counts", layer)):
-        found[f"layers[{layer!r}]"] = adata.layers[layer], adata.var
-    if adata.X is not None:
-        found["X"] = adata.X, adata.var
-    if not found:
-        raise ValueError(f"{name}: it has no matrix, neither X nor layers nor .raw")
-    table = {str(key): adata.obs[key].to_numpy(dtype=object) for key in adata.obs}
-    cells = {}
-    for words, (matrix, var) in found.items():
-        if hasattr(matrix, "to_memory"):
-            matrix = matrix.to_memory()
-        values = csr_matrix(matrix, dtype=np.float32)
-        values.sum_duplicates()
-        index, columns = list(var.index.astype(str)), {str(key): var[key].to_numpy() for key in var}
-        genes, where = gene_symbols(index, columns)
-        names = [str(cell) for cell in adata.obs_names]
-        note = f"{words}, genes from {where}"
-        ids = ensembl_ids(index, columns)
-        doubled = beside_ids(where)
-        cells[words] = Cells(name, Path(name), values, genes, names, None, list(table), note, table, ids, doubled)
-    return cells

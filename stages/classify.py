@@ -15,10 +15,13 @@ import numpy as np
 from scipy.sparse import csr_matrix, diags
 from sklearn.linear_model import LogisticRegression
 
+from stages.folds import folds
+
+COMPONENTS = 50  # of each view
+BESIDE_OWN = 20  # of the views of the genes beside the cells' own map, which then counts for more
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # C of the logistic regression, chosen by cross-validation
 ENCODER_WEIGHT = 0.5  # of the encoder's view beside the two views of the genes; 1.0 lost 0.7 points at 5 labels
 OWN_WEIGHT = 2.0  # of the view of the cells' own map; of 800 cells, 3 lost 1.4 points in its worst family, 2 lost 0.8
-COMPONENTS, COMPONENTS_BESIDE_OWN = 50, 20  # of the views of the genes; beside their own map the first 20 are enough
 SHARES = (0.3, 0.6, 0.9)  # share of every predicted type that is believed, round by round
 TILT = 0.25  # how far guesses lean towards types that are common here; 0.5 gained as much, and lost more where it lost
 SELF_TRAINING_CELLS = 20_000  # unlabelled cells beyond this teach nothing new and cost time
@@ -35,8 +38,16 @@ class View:
 
     def __call__(self, x: csr_matrix | np.ndarray) -> np.ndarray:
         x = x if self.columns is None else x[:, self.columns]
-        weighted = self.inverse[:, None] * self.axes
-        return np.asarray(x @ weighted - self.shift @ self.axes)  # (N, D)
+        return np.asarray(x @ self.weights - self.offset)  # (N, D)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """What the columns are multiplied with, (C, D); `offset` (D,) is then taken away."""
+        return self.inverse[:, None] * self.axes
+
+    @property
+    def offset(self) -> np.ndarray:
+        return self.shift @ self.axes
 
 
 def _moments(x: csr_matrix) -> tuple[np.ndarray, np.ndarray]:
@@ -92,14 +103,19 @@ def fit_views(
         measured = np.arange(log_genes.shape[1])
     mean, variance = (m[measured] for m in _moments(log_genes))
     chosen = variable_genes(mean, variance)
-    wanted = COMPONENTS_BESIDE_OWN if own else COMPONENTS
+    wanted = BESIDE_OWN if own else COMPONENTS
     plain = fit_view(log_genes, measured, np.ones(len(measured)), wanted, seed)
     standard = fit_view(log_genes, measured[chosen], 1 / np.sqrt(variance[chosen] + 1e-6), wanted, seed)
     views = [("genes", plain), ("genes", standard)]
     if encoder_features is not None:
-        inside = fit_view(encoder_features, None, np.ones(encoder_features.shape[1]), COMPONENTS, seed)
+        _, inside = encoder_view(encoder_features, seed)
         views.append(("own" if own else "encoder", inside))
     return views
+
+
+def encoder_view(encoder_features: np.ndarray, seed: int) -> tuple[str, View]:
+    """The third view alone: the two of the genes stay as they are where only the encoder changes."""
+    return "encoder", fit_view(encoder_features, None, np.ones(encoder_features.shape[1]), COMPONENTS, seed)
 
 
 def view_weights(views: list[tuple[str, View]]) -> np.ndarray:
@@ -112,23 +128,6 @@ def features(views: list[tuple[str, View]], log_genes: csr_matrix, encoder_featu
     """What the classifier sees of cells (N, G), (N, H): their views side by side, (N, D)."""
     sources = {"genes": log_genes, "encoder": encoder_features, "own": encoder_features}
     return np.hstack([view(sources[s]) * w for (s, view), w in zip(views, view_weights(views), strict=True)])
-
-
-@dataclass
-class Fitted:
-    """What is kept to label more cells, block by block."""
-
-    views: list[tuple[str, View]]
-    model: LogisticRegression
-    classes: np.ndarray  # types seen among the labelled cells
-    n_classes: int  # L, all types
-
-    def features(self, log_genes: csr_matrix, encoder_features: np.ndarray | None) -> np.ndarray:
-        return features(self.views, log_genes, encoder_features)
-
-    def predict(self, log_genes: csr_matrix, encoder_features: np.ndarray | None = None) -> np.ndarray:
-        """Probabilities (N, L) of any block of cells whose columns are those of the fitted cells."""
-        return predict(self.model, self.features(log_genes, encoder_features), self.n_classes)
 
 
 def predict(model, x: np.ndarray | csr_matrix, types: int) -> np.ndarray:
@@ -149,18 +148,13 @@ def _regression(
     return LogisticRegression(C=strength, max_iter=300).fit(f, labels, sample_weight=weights)
 
 
-def choose_strength(f: np.ndarray, labels: np.ndarray, seed: int, folds: int = 3) -> float:
+def choose_strength(f: np.ndarray, labels: np.ndarray, seed: int, count: int = 3) -> float:
     """C with most held-out labelled cells right, ties to the smaller loss; 10 if none can be held out."""
-    generator = np.random.default_rng(seed)
-    part = np.full(len(labels), -1)
-    for c in np.unique(labels):
-        rows = generator.permutation(np.flatnonzero(labels == c))
-        if len(rows) > 1:
-            part[rows] = (np.arange(len(rows)) + generator.integers(folds)) % folds
+    part = folds(labels, count, seed)
     best, choice = (0, 0.0), 10.0
     for strength in STRENGTHS:
         right, likelihood = 0, 0.0
-        for j in range(folds):
+        for j in range(count):
             fit, held = part != j, part == j
             if not held.any() or len(np.unique(labels[fit])) < len(np.unique(labels)):
                 continue
@@ -199,16 +193,64 @@ def self_train(
             mine = mine[np.argsort(-sure[mine], kind="stable")][: max(1, int(len(mine) * share))]
             rows.append(mine)
             weights.append(np.full(len(mine), typical / max(1, len(mine))))
-        rows, weights = np.concatenate(rows), np.concatenate(weights)
-        x = np.vstack([f[known], f[rest[rows]]])
-        y = np.concatenate([labels[known], model.classes_[guess[rows]]])
-        model = _regression(x, y, strength, np.concatenate([np.ones(len(known)), weights]))
+        believed = np.concatenate(rows)
+        x = np.vstack([f[known], f[rest[believed]]])
+        y = np.concatenate([labels[known], model.classes_[guess[believed]]])
+        model = _regression(x, y, strength, np.concatenate([np.ones(len(known)), *weights]))
     return model
+
+
+@dataclass(frozen=True)
+class PointClassifier:
+    """A classifier of points (N, D) that was taught from labels, and the C it was taught with."""
+
+    model: LogisticRegression
+    strength: float
+    types: int  # L, all types, of which the labels may lack some
+
+    def predict(self, f: np.ndarray) -> np.ndarray:
+        """Probabilities (N, L) of any block of points."""
+        return predict(self.model, f, self.types)
+
+
+def learn(
+    f: np.ndarray,
+    labels: np.ndarray,
+    types: int,
+    *,
+    strength: float | None = None,
+    shares: Sequence[float] = SHARES,
+    seed: int = 0,
+) -> PointClassifier:
+    """What labels (N,), -1 for none, teach about points (N, D): C by cross-validation if not given, self-training.
+
+    Whoever has points of their own starts here; `fit` makes them from genes first.
+    """
+    known = labels >= 0
+    strength = choose_strength(f[known], labels[known], seed) if strength is None else strength
+    return PointClassifier(self_train(f, labels, strength, shares), strength, types)
+
+
+@dataclass(frozen=True)
+class CellClassifier:
+    """What is kept to label more cells, block by block."""
+
+    views: list[tuple[str, View]]
+    points: PointClassifier
+
+    def predict(self, log_genes: csr_matrix, encoder_features: np.ndarray | None = None) -> np.ndarray:
+        """Probabilities (N, L) of any block of cells whose columns are those of the fitted cells."""
+        return self.points.predict(features(self.views, log_genes, encoder_features))
+
+
+def settings() -> dict[str, object]:
+    """What a result of this classifier depends on, beside the cells and the labels."""
+    return {"shares": SHARES, "tilt": TILT, "weight": ENCODER_WEIGHT}
 
 
 def fit(
     log_genes: csr_matrix, encoder_features: np.ndarray | None, labels: np.ndarray, n_classes: int, seed: int
-) -> Fitted:
+) -> CellClassifier:
     """The whole few-label classifier.
 
     log_genes: csr (N, G) log1p of counts to 10,000 a cell, all genes of the dataset. encoder_features: dense
@@ -216,9 +258,8 @@ def fit(
     two labelled types.
     """
     labels = np.asarray(labels)
-    classes = np.unique(labels[labels >= 0])
-    if len(classes) < 2:
-        raise ValueError(f"{len(classes)} labelled type(s), and a classifier needs two; label more cells")
+    if (seen := len(np.unique(labels[labels >= 0]))) < 2:
+        raise ValueError(f"{seen} labelled type(s), and a classifier needs two; label more cells")
     rest = np.flatnonzero(labels < 0)
     if len(rest) > SELF_TRAINING_CELLS:
         rest = np.random.default_rng(seed).choice(rest, SELF_TRAINING_CELLS, replace=False)
@@ -226,10 +267,7 @@ def fit(
     x, labels = log_genes[rows].tocsr(), labels[rows]
     embedding = None if encoder_features is None else np.asarray(encoder_features)[rows]
     views = fit_views(x, embedding, seed)
-    f = features(views, x, embedding)
-    known = labels >= 0
-    strength = choose_strength(f[known], labels[known], seed)
-    return Fitted(views, self_train(f, labels, strength), classes, n_classes)
+    return CellClassifier(views, learn(features(views, x, embedding), labels, n_classes, seed=seed))
 
 
 def classify(

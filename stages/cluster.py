@@ -1,5 +1,7 @@
 """k-means (or a tree) of one dataset at three granularities: its pseudo-labels."""
 
+import random
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -7,14 +9,16 @@ import torch
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.linalg import cholesky
 from scipy.linalg.blas import ssyrk
-from scipy.sparse import csr_matrix, issparse
+from scipy.sparse import coo_matrix, csr_matrix, issparse
 from sklearn.cluster import KMeans
+from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 ITERATIONS = 20  # Lloyd iterations, as published
 ROTATE_UP_TO = 12_000  # cells: an (N, N) float64 matrix is then 1.2 GB
 FEW_SIZES = (6, 12, 25)  # clusters of the partitions of scpretrain2, at most one for CELLS_EACH cells
 CELLS_EACH = 8
+NEIGHBOURS = 15  # of a cell in the graph of `leiden`
 TREE_UP_TO = 10_000  # cells: the tree needs all their pairwise distances, 0.4 GB
 
 
@@ -31,6 +35,26 @@ def partition_sizes(cells: int, cells_per_cluster: int = 100) -> tuple[int, int,
     half = max(1, cells_per_cluster // 2)
     sizes = (cells // cells_per_cluster, cells // half, cells // (2 * cells_per_cluster) + 1)
     return tuple(min(max(2, size), cells) for size in sizes)
+
+
+def leiden(points: np.ndarray, resolutions: Sequence[float], seed: int = 0) -> dict[float, np.ndarray]:
+    """Leiden's communities (N,) of the graph of nearest neighbours of `points` (N, D), for each resolution.
+
+    Modularity of the graph that joins every cell to its 15 nearest by unweighted edges.
+    """
+    from igraph import Graph, set_random_number_generator  # here, as only this needs it
+
+    cells = len(points)
+    nearest = NearestNeighbors(n_neighbors=min(NEIGHBOURS, max(1, cells - 1))).fit(points)
+    joined = nearest.kneighbors_graph().tocoo() if cells > 1 else coo_matrix((1, 1))
+    graph = Graph(cells, list(zip(joined.row.tolist(), joined.col.tolist(), strict=True))).simplify()
+    found = {}
+    for resolution in resolutions:
+        set_random_number_generator(random.Random(seed))
+        parts = graph.community_leiden("modularity", resolution=resolution, n_iterations=-1)
+        found[resolution] = np.array(parts.membership)
+    set_random_number_generator(random)
+    return found
 
 
 def few_sizes(cells: int) -> tuple[int, int, int]:

@@ -1,7 +1,6 @@
 """Classifiers off the shelf on points (N, D): fitted, tuned where asked for, and their scores for every type."""
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
+
+from stages.folds import every_cell_once
 
 FOLDS = 5  # of the cross-validation that tunes
 GRIDS: dict[str, tuple] = {  # simplest first: of equal ones the first is taken
@@ -89,7 +90,7 @@ def _fitted(classifier: ClassifierMixin, points: np.ndarray, labels: np.ndarray)
 
 def tune(kind: str, points: np.ndarray, labels: np.ndarray, *, seed: int = 0) -> float:
     """The value of GRIDS with the best macro F1 on left-out cells; the usual one where cells are too few for that."""
-    splits = [(rest, held) for rest, held in folds(labels, seed=seed) if len(np.unique(labels[rest])) > 1]
+    splits = [(rest, held) for rest, held in every_cell_once(labels, FOLDS, seed) if len(np.unique(labels[rest])) > 1]
     if not splits:
         return USUAL[kind]
     judged = np.concatenate([held for _, held in splits])
@@ -103,14 +104,3 @@ def tune(kind: str, points: np.ndarray, labels: np.ndarray, *, seed: int = 0) ->
         if score > best + 1e-9:
             best, best_value = score, value
     return best_value
-
-
-def folds(labels: np.ndarray, *, seed: int = 0, count: int = FOLDS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rest, held out) rows, each type dealt out evenly; a type of few cells is in as many folds as it has cells."""
-    order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]  # type by type, in random order within
-    fold = np.empty(len(labels), dtype=int)
-    fold[order] = np.arange(len(labels)) % count
-    for number in range(count):
-        if (fold == number).any():
-            yield np.flatnonzero(fold != number), np.flatnonzero(fold == number)

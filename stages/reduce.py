@@ -1,14 +1,18 @@
 """Fewer dimensions: principal components of sparse cells without making them dense, and UMAP."""
 
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags
 from scipy.sparse.linalg import ArpackError
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
+PLAIN = (15, 50, 200)  # components of all genes; 200 as published
+VARIABLE, PCS_OF_VARIABLE, BINS = 2000, 50, 20
 SAMPLE = 20_000  # cells: components are fitted on at most so many
 LEAST = 5  # cells: fewer are no map
 EXACT = 20_000  # cells: of more the neighbours are approximate
@@ -33,6 +37,53 @@ def components(x: csr_matrix, dimensions: int, *, seed: int = 0) -> tuple[np.nda
 def project(x: csr_matrix, components: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """Cells `x` (N, G) on components (D, G) around the mean `centre` (G,): (N, D), without a dense `x`."""
     return x @ components.T - centre @ components.T
+
+
+def variable_genes(x: csr_matrix, most: int = VARIABLE) -> np.ndarray:
+    """The columns of the `most` genes that vary more than others of their mean; `x` (N, G) is log1p of 10,000 counts.
+
+    Variance over mean of the counts, its logarithm set against median and median deviation of the twentieth of genes
+    that have such means.
+    """
+    counts = x.expm1()
+    mean = np.asarray(counts.mean(axis=0)).ravel()
+    variance = np.maximum(np.asarray(counts.power(2).mean(axis=0)).ravel() - mean**2, 0)
+    there = np.flatnonzero((mean > 0) & (variance > 0))
+    spread = np.log(variance[there] / mean[there])
+    standing = np.empty(len(there))
+    for genes in np.array_split(np.argsort(mean[there], kind="stable"), BINS):
+        if len(genes):
+            beyond = spread[genes] - np.median(spread[genes])  # robust: the genes that are looked for are few
+            standing[genes] = beyond / (np.median(np.abs(beyond)) + 1e-9)
+    return np.sort(there[np.argsort(-standing, kind="stable")[:most]])
+
+
+def baselines(x: csr_matrix, seed: int = 0) -> dict[str, Callable[[csr_matrix], np.ndarray]]:
+    """What an embedding is compared with, fitted on cells `x` (N, G): each makes points (M, D) of cells (M, G).
+
+    15, 50 and 200 principal components of all genes, and 50 of the 2,000 most variable ones at unit variance.
+    """
+    components_of = components(x, max(PLAIN), seed=seed)
+    found: dict[str, Callable[[csr_matrix], np.ndarray]] = {
+        f"{width} PCs": partial(_first, components_of, width) for width in PLAIN
+    }
+    genes = variable_genes(x)
+    if len(genes) < 2:  # cells that are all equal
+        return found
+    scaled = x[:, genes]
+    scale = np.sqrt(np.maximum(np.asarray(scaled.power(2).mean(axis=0)).ravel() - _mean(scaled) ** 2, 1e-12))
+    weights = diags(1 / scale).astype(np.float32)
+    fitted = components(csr_matrix(scaled @ weights), PCS_OF_VARIABLE, seed=seed)
+    name = f"{PCS_OF_VARIABLE} PCs of {VARIABLE:,} variable genes"
+    return found | {name: lambda cells: project(csr_matrix(cells[:, genes] @ weights), *fitted)}
+
+
+def _first(fitted: tuple[np.ndarray, np.ndarray], width: int, cells: csr_matrix) -> np.ndarray:
+    return project(cells, fitted[0][:width], fitted[1])
+
+
+def _mean(x: csr_matrix) -> np.ndarray:
+    return np.asarray(x.mean(axis=0)).ravel()
 
 
 def umap(points: np.ndarray, seed: int) -> np.ndarray:

@@ -23,7 +23,18 @@ METRICS = {  # of a test set: the column of the result tables and what it is cal
     "auprc": "AUPRC",
     "auroc": "AUROC",
 }
-CLUSTER_METRICS = {"ari": "adjusted Rand index", "nmi": "normalized mutual information", "silhouette": "silhouette"}
+CLUSTER_METRICS = {
+    "ari": "adjusted Rand index",
+    "nmi": "normalized mutual information",
+    "silhouette": "silhouette",
+    "leiden": "adjusted Rand index of Leiden at resolution 1",
+    "leiden_best": "adjusted Rand index of Leiden at its best resolution",
+}
+
+
+def entropy(probabilities: np.ndarray) -> np.ndarray:
+    """Shannon entropy of each row in nats: (N, L) -> (N,)."""
+    return -(probabilities * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1)
 
 
 def scores(labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stages.batch import SparseRows
 from voice import bar
 
 
@@ -16,7 +17,7 @@ class Task:
     """One dataset of pre-training: its cells on the device and their pseudo-labels (N, P), P partitions."""
 
     name: str
-    rows: "SparseRows"  # noqa: F821  handed in; a stage imports no other
+    rows: SparseRows
     targets: Tensor
 
     def batch_size(self, steps: int) -> int:
@@ -105,7 +106,7 @@ def _order(cells: int, wanted: int, generator: torch.Generator) -> Tensor:
 class Labelled:
     """Cells of one dataset on the device and their labels (N,)."""
 
-    rows: "SparseRows | Tensor"  # noqa: F821
+    rows: SparseRows | Tensor
     labels: Tensor
 
     def batches(self, size: int, order: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -156,7 +157,7 @@ def finetune(
 
 
 @torch.no_grad()
-def predict(model: nn.Module, rows: "SparseRows", *, batch: int = 4096) -> np.ndarray:  # noqa: F821
+def predict(model: nn.Module, rows: SparseRows, *, batch: int = 4096) -> np.ndarray:
     """Probabilities (N, L) of the cells `rows` (N, G), a batch at a time."""
     model.eval()
     parts = [model(rows[start : start + batch]).softmax(dim=1) for start in range(0, rows.shape[0], batch)]

@@ -481,7 +481,7 @@ def drop_column(cells):
         (drop_column, "truth"),  # the candidates are listed
         (set_labels(lambda c: ["B cell"] * c.n_obs), "only one cell type"),
         (set_labels(lambda c: ["Unknown"] * c.n_obs), "no cell is left with a label"),
-        (set_labels(lambda c: np.where(np.arange(c.n_obs) % 2, "unknown", "B cell")), "--unlabeled"),
+        (set_labels(lambda c: np.where(np.arange(c.n_obs) % 2, "unknown", "B cell")), "only one cell type"),
         (twice, "obs_names_make_unique"),
         (same_gene, "var_names_make_unique"),
         (no_gene_name, "empty gene name"),

@@ -29,12 +29,17 @@ def test_every_labelled_dataset_is_clustered_in_both_arms_and_one_is_drawn(comma
     out = capsys.readouterr().out
     table = utils.read_results(tmp_path / "clus.csv", utils.CLUSTER_COLUMNS)
     assert list(table.columns) == utils.CLUSTER_COLUMNS
-    assert sorted(zip(table.dataset, table.arm, table.seed, strict=True)) == sorted(
+    arms = table[table.arm.isin(utils.ARMS)]
+    assert sorted(zip(arms.dataset, arms.arm, arms.seed, strict=True)) == sorted(
         (name, arm, seed) for name in ("Mouse_A", "Mouse_B", "Human_C") for arm in utils.ARMS for seed in range(3)
     )
     assert set(table.n_cells) == {40} and set(table.n_types) == {3}
     assert table.ari.between(-0.5, 1).all() and table.nmi.between(0, 1).all() and table.silhouette.between(-1, 1).all()
     assert table[table.arm == utils.ARMS[1]].ari.mean() > 0.5  # three types far apart
+    assert (table.leiden <= table.leiden_best).all() and table.leiden_best.between(-0.5, 1).all()
+    mean = table.groupby(["dataset", "arm"]).ari.mean().unstack()
+    assert mean.shape == (3, 6)  # the embedding, four baselines, and the best of these as the arm without pre-training
+    assert np.allclose(mean[utils.ARMS[1]], mean.drop(columns=list(utils.ARMS)).max(axis=1))
     drawn = sorted(path.name for path in (tmp_path / "figs").iterdir())
     assert len(drawn) == 6 and {name.split("_")[-1] for name in drawn} == {
         f"{which}.{kind}" for which in ("pretrain", "without", "both") for kind in ("pdf", "png")
@@ -70,7 +75,7 @@ def test_both_arms_are_laid_out_with_the_same_cells_and_seed(command, monkeypatc
     calls = []
     monkeypatch.setattr(clus.reduce, "umap", lambda points, seed: calls.append((points.shape, seed)) or points[:, :2])
     assert command("--umap", "Human_C", "--datasets", "Human_C", "--seed", 5) == 0
-    assert calls == [((40, 8), 5), ((40, 8), 5)]
+    assert calls == [((40, 8), 5), ((40, 11), 5)]  # 50 PCs, of which 12 genes have 11
 
 
 def world(cells, types, seed=0):

@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
 import data_loader as data
-from benchmarks import few_labels
+from benchmarks import baselines, few_labels, splits, table
 
 METHODS = "LR;linear SVM;random forest;LR on 50 PCs;no pre-training;scpretrain2;random encoder;network, fine-tuned"
 
@@ -25,7 +25,7 @@ def bench(corpus, tmp_path):
 
 
 def results(tmp_path):
-    return few_labels.read(tmp_path / "out" / "results.csv")
+    return table.read(tmp_path / "out" / "results.csv")
 
 
 # -- the whole command
@@ -34,8 +34,8 @@ def results(tmp_path):
 def test_it_runs_resumes_and_reports(bench, tmp_path, capsys):
     assert bench("--budgets", "5") == 0
     said = capsys.readouterr().out
-    table = results(tmp_path)
-    assert len(table) == 3 * 8 and table["macro_f1"].between(0, 1).all() and set(table["n_train"]) == {15}
+    found = results(tmp_path)
+    assert len(found) == 3 * 8 and found["macro_f1"].between(0, 1).all() and set(found["n_train"]) == {15}
     assert "5 labelled cells a type: 3 datasets" in said and "scpretrain2 - no pre-training:" in said
     assert (tmp_path / "out" / "few_labels.png").stat().st_size > 1000 and (tmp_path / "out" / "table.txt").exists()
     lines = (tmp_path / "out" / "results.csv").read_text()
@@ -48,7 +48,7 @@ def test_it_runs_resumes_and_reports(bench, tmp_path, capsys):
 
 def test_pre_training_never_sees_the_family_it_is_tested_on(bench, tmp_path, monkeypatch):
     runs = []
-    monkeypatch.setattr(few_labels.command, "main", lambda flags: runs.append(flags) or 1)
+    monkeypatch.setattr(few_labels.pretraining, "main", lambda flags: runs.append(flags) or 1)
     (tmp_path / "families").write_text("Mouse_A,one\nHuman_D,one\n")
     assert bench("--families", tmp_path / "families", "--datasets", "Mouse_A") == 2
     [flags] = runs
@@ -59,18 +59,18 @@ def test_pre_training_never_sees_the_family_it_is_tested_on(bench, tmp_path, mon
 
 
 def test_datasets_that_share_cells_are_one_family(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(few_labels, "COMPARED", 10)
+    monkeypatch.setattr(splits, "COMPARED", 10)
     shutil.copy(corpus / "Mouse_A.h5", corpus / "Mouse_E.h5")
     write_dataset(corpus / "Kang_1.h5", 7, MOUSE)
     write_dataset(corpus / "Kang_2.h5", 8, MOUSE)
     names = ["Mouse_A", "Mouse_B", "Mouse_E", "Kang_1", "Kang_2"]
     write_catalogue(corpus, [(name, "mouse", "yes") for name in names])
     entries = data.catalogue(corpus)
-    family = few_labels.families(entries, None, tmp_path / "families.csv")
+    family = splits.families(entries, None, tmp_path / "families.csv")
     assert family["Mouse_A"] == family["Mouse_E"] != family["Mouse_B"]
     assert family["Kang_1"] == family["Kang_2"] == "Kang"
-    assert few_labels.families(entries, None, tmp_path / "families.csv") == family  # from the file
-    parts = few_labels.folds_of(entries, family, 2)
+    assert splits.families(entries, None, tmp_path / "families.csv") == family  # from the file
+    parts = splits.folds_of(entries, family, 2)
     of = {entry.name: k for k, part in enumerate(parts) for entry in part}
     assert of["Mouse_A"] == of["Mouse_E"] and of["Kang_1"] == of["Kang_2"] and set(of.values()) == {0, 1}
 
@@ -80,24 +80,24 @@ def test_datasets_that_share_cells_are_one_family(corpus, tmp_path, monkeypatch)
 
 def test_a_split_takes_at_most_half_of_a_types_cells():
     y = np.repeat([0, 1, 2], [100, 30, 12])
-    rows = few_labels.split(y, "20", 3)
+    rows = splits.split(y, "20", 3)
     assert np.bincount(y[rows]).tolist() == [20, 15, 6]
-    assert np.array_equal(rows, few_labels.split(y, "20", 3)) and not np.array_equal(rows, few_labels.split(y, "20", 4))
+    assert np.array_equal(rows, splits.split(y, "20", 3)) and not np.array_equal(rows, splits.split(y, "20", 4))
 
 
 def test_with_all_labels_five_seeds_test_every_cell_once():
     y = np.repeat([0, 1, 2], [100, 30, 12])
-    tested = [np.setdiff1d(np.arange(len(y)), few_labels.split(y, "all", seed)) for seed in range(20, 25)]
+    tested = [np.setdiff1d(np.arange(len(y)), splits.split(y, "all", seed)) for seed in range(20, 25)]
     assert np.array_equal(np.sort(np.concatenate(tested)), np.arange(len(y)))
     assert all(abs(np.bincount(y[rows]) - [20, 6, 2.4]).max() < 1 for rows in tested)
 
 
 def test_splits_are_stored_and_read_back(tmp_path):
     y = np.resize([0, 1], 60)
-    dataset = few_labels.Dataset("A", csr_matrix((60, 3)), csr_matrix((60, 3)), ["a", "b", "c"], y, 2)
-    for budget in few_labels.BUDGETS:
-        rows, others = few_labels.stored_split(dataset, budget, 0, tmp_path)
-        again = few_labels.stored_split(dataset, budget, 0, tmp_path)
+    dataset = splits.Dataset("A", csr_matrix((60, 3)), csr_matrix((60, 3)), ["a", "b", "c"], y, 2)
+    for budget in splits.BUDGETS:
+        rows, others = splits.stored_split(dataset, budget, 0, tmp_path)
+        again = splits.stored_split(dataset, budget, 0, tmp_path)
         assert np.array_equal(rows, again[0]) and np.array_equal(others, again[1])
         assert not set(rows) & set(others)
     assert len(list((tmp_path / "splits").glob("A-*-0.npz"))) == 4
@@ -118,9 +118,9 @@ def test_another_classifier_outdates_our_rows_only(monkeypatch):
 
 def test_a_copied_dataset_is_the_same_and_a_changed_one_is_not(corpus, tmp_path):
     copy = shutil.copyfile(corpus / "Mouse_A.h5", tmp_path / "Mouse_A.h5")
-    assert few_labels.content_of(copy) == few_labels.content_of(corpus / "Mouse_A.h5")
+    assert splits.content_of(copy) == splits.content_of(corpus / "Mouse_A.h5")
     copy.write_bytes(copy.read_bytes() + b"1")
-    assert few_labels.content_of(copy) != few_labels.content_of(corpus / "Mouse_A.h5")
+    assert splits.content_of(copy) != splits.content_of(corpus / "Mouse_A.h5")
 
 
 # -- baselines and numbers
@@ -130,7 +130,7 @@ def test_rotated_cells_give_the_answers_of_all_genes():
     rng = np.random.default_rng(0)
     x = csr_matrix(rng.poisson(1.0, (60, 200)).astype(np.float64))
     y = np.resize([0, 1, 2], 30)
-    inside, outside = few_labels.rotated(x, np.arange(30), np.arange(30, 60))
+    inside, outside = baselines.rotated(x, np.arange(30), np.arange(30, 60))
     short = LogisticRegression(C=0.1, max_iter=1000, tol=1e-8).fit(inside, y).predict_proba(outside)
     long = LogisticRegression(C=0.1, max_iter=1000, tol=1e-8).fit(x[:30], y).predict_proba(x[30:])
     assert inside.shape[1] < 30 and np.allclose(short, long, atol=1e-4)
@@ -141,30 +141,30 @@ def test_the_strength_is_tuned_on_training_cells():
     y = np.resize([0, 1], 40)
     points = rng.normal(size=(40, 50)) + np.outer(y, np.eye(50)[0]) * 1.5
     seen = []
-    few_labels.tuned(lambda c: seen.append(c) or LogisticRegression(C=c), (0.01, 1.0), points, y, 0)
+    baselines.tuned(lambda c: seen.append(c) or LogisticRegression(C=c), (0.01, 1.0), points, y, 0)
     assert seen[:6] == [0.01] * 3 + [1.0] * 3 and seen[6] in (0.01, 1.0)
 
 
 def test_cells_to_choose_by_are_spread_over_the_types():
     y = np.repeat([0, 1, 2], [100, 30, 4])
-    rows = few_labels.evenly(y, 40, 0)
+    rows = baselines.evenly(y, 40, 0)
     assert np.bincount(y[rows]).tolist() == [18, 18, 4] and (np.diff(rows) > 0).all()
-    assert np.array_equal(few_labels.evenly(y, 134, 0), np.arange(134))
+    assert np.array_equal(baselines.evenly(y, 134, 0), np.arange(134))
 
 
 def test_the_interval_covers_the_mean_and_is_the_same_every_time():
     difference = pd.Series(np.linspace(-0.1, 0.3, 25))
-    low, high = few_labels.interval(difference)
-    assert low < difference.mean() < high and (low, high) == few_labels.interval(difference)
+    low, high = table.interval(difference)
+    assert low < difference.mean() < high and (low, high) == table.interval(difference)
 
 
 def test_methods_are_compared_on_the_splits_they_share(tmp_path):
     path = tmp_path / "results.csv"
     row = {"n_train": 1, "n_test": 1, "accuracy": 0.5, "kappa": 0.5, "seconds": 1, "run": "a", "budget": "5"}
     for method, seed, value in (("LR", 0, 0.5), ("LR", 1, 0.9), ("scpretrain2", 0, 0.7), ("LR", 0, 0.6)):
-        few_labels.append(path, row | {"dataset": "A, b", "method": method, "seed": seed, "macro_f1": value})
-    table = few_labels.means(few_labels.read(path), "5", ("LR", "scpretrain2"), "macro_f1")
-    assert table.loc["A, b"].to_dict() == {"LR": 0.6, "scpretrain2": 0.7}  # seed 0 alone, its last line
+        table.append(path, row | {"dataset": "A, b", "method": method, "seed": seed, "macro_f1": value})
+    found = table.means(table.read(path), "5", ("LR", "scpretrain2"), "macro_f1")
+    assert found.loc["A, b"].to_dict() == {"LR": 0.6, "scpretrain2": 0.7}  # seed 0 alone, its last line
 
 
 def test_unknown_words_are_refused(bench, capsys):

@@ -172,6 +172,8 @@ def _names(values) -> np.ndarray:
 def _counts(a: Annotation, types: np.ndarray) -> dict[str, int]:
     """{type: cells} over all cells, most first, Unknown last."""
     drawn = pd.Series(types, dtype=object).value_counts()
+    if a.counts is None and not a.called and a.groups is not None and len(drawn) == 1:
+        return {str(drawn.index[0]): int(a.groups["n"].sum())}
     counts = {str(k): int(v) for k, v in (drawn if a.counts is None else a.counts).items()}
     for name in drawn.index:  # a caller's table that forgets a type must not make its cells vanish
         counts.setdefault(name, int(drawn[name]))

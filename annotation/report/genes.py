@@ -45,4 +45,4 @@ def _deflated(cells: np.ndarray, levels: np.ndarray) -> str:
     steps = np.full(len(gaps) + int(long.sum()), 255, dtype=np.uint8)
     steps[np.cumsum(long + 1) - 1] = gaps % 255
     content = np.array([len(cells)], dtype="<u4").tobytes() + steps.tobytes() + levels.tobytes()
-    return base64.b64encode(zlib.compress(content, 9)).decode("ascii")
+    return base64.b64encode(zlib.compress(content, 6)).decode("ascii")

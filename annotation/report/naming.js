@@ -190,9 +190,10 @@
       part(k, "called").addEventListener("input", event => change(k, {name: event.target.value, sure: true}));
       part(k, "called").addEventListener("keydown", event => {
         if (event.key !== "Enter") return;
+        event.preventDefault();  // else the button that is reached is pressed too
         change(k, {sure: true});
-        const next = [...rows.keys()].find(other => other > k && !chosen[other].skip && !name_of(other) &&
-          chosen[other].same < 0);
+        const after = [...rows.keys()].map(step => (k + 1 + step) % rows.length);
+        const next = after.find(other => !chosen[other].skip && chosen[other].same < 0 && !name_of(other));
         if (next === undefined) get("save").focus(); else jump(next);
       });
       part(k, "confirm").addEventListener("click", () => { change(k, {sure: true}); part(k, "called").focus(); });

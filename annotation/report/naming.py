@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 from annotation.report.annotation import Annotation
@@ -31,7 +32,7 @@ def naming(a: Annotation, fill, tools: str = "") -> str:
 
 def command(a: Annotation) -> str:
     """The exact command that comes next; "" where the caller names none."""
-    return a.next_command.replace("{labels}", a.save_as or "labels.csv")
+    return a.next_command.replace("{labels}", shlex.quote(a.save_as or "labels.csv"))
 
 
 def _row(a: Annotation, k: int, row: Mapping, numbers: Sequence[str]) -> str:

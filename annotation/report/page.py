@@ -128,12 +128,16 @@ def grouped(a: Annotation, order: np.ndarray) -> dict:
 
 
 def genes(a: Annotation, data: dict) -> dict:
-    """The genes of the gene box: those that tables name first, then as handed over, while there is room."""
+    """The genes of the gene box: those that tables name, then those that fewest cells express, while there is room.
+
+    What most cells express takes most room and tells least.
+    """
     names, values = [str(name) for name in a.genes[0]], a.genes[1]
     listed = [] if a.markers is None else a.markers["gene"].tolist()
     listed += [] if a.groups is None else [gene["gene"] for row in a.groups["genes"] for gene in row]
     place = {name: -k for k, name in enumerate(dict.fromkeys(map(str, reversed(listed))))}
-    first = sorted(range(len(names)), key=lambda k: place.get(names[k], 1))
+    cells = np.bincount(values.indices, minlength=len(names))  # (K,)
+    first = sorted(range(len(names)), key=lambda k: (place.get(names[k], 1), cells[k]))
     order = drawn_order(a)
     order = order[np.argsort(alike(a)[order], kind="stable")]
     used = len(get_plotlyjs()) + len(as_json(data)) + 500_000

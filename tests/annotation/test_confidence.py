@@ -36,14 +36,6 @@ def test_unlabelled_cells_do_not_count_in_the_calibration_error():
     assert np.isnan(confidence.ece(p, np.array([-1, -1])))
 
 
-def test_every_type_is_spread_over_the_folds_and_a_lone_label_is_never_held_out():
-    labels = np.array([0] * 10 + [1] * 10 + [2] + [-1] * 5)
-    fold = confidence.folds(labels, 5, seed=0)
-    assert (fold[labels == -1] == -1).all() and fold[20] == -1
-    for kind in (0, 1):
-        assert (np.bincount(fold[labels == kind], minlength=5) == 2).all()
-
-
 def test_held_out_cells_are_predicted_without_their_label():
     labels = np.array([0, 0, 0, 1, 1, 1, -1])
     told = []

@@ -181,3 +181,15 @@ def test_hardly_any_cells_and_empty_ones_do_no_harm():
     x = csr_matrix(np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0]], dtype=np.float32))
     found = classify.classify(x, None, np.array([0, 1, -1, -1]), 2, seed=0)
     assert np.isfinite(found).all() and found[3, 0] > 0.5
+
+
+def test_points_are_taught_as_cells_are_and_a_given_strength_is_kept():
+    x, types = world()
+    labels = few(types)
+    views = classify.fit_views(x, None, seed=0)
+    points = classify.features(views, x, None)
+    taught = classify.learn(points, labels, 4, seed=0)
+    assert np.array_equal(taught.predict(points), classify.classify(x, None, labels, 4, seed=0))
+    assert taught.strength == classify.choose_strength(points[labels >= 0], labels[labels >= 0], 0)
+    again = classify.learn(points, labels, 4, strength=0.1, shares=())
+    assert again.strength == again.model.C == 0.1 and again.predict(points).shape == (120, 4)

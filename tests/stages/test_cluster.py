@@ -140,3 +140,14 @@ def test_the_same_seed_gives_the_same_labels_and_another_method_is_an_error():
     np.testing.assert_array_equal(*(cluster.pseudo_labels(counts, (9,), seed=4) for _ in range(2)))
     with pytest.raises(ValueError, match="kmeans and agglomerative"):
         cluster.pseudo_labels(counts, (2,), method="leiden")
+
+
+def test_leiden_finds_clouds_that_lie_apart_and_the_same_with_the_same_seed():
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1, 2], 60)
+    points = rng.normal(size=(180, 5)) + 20 * np.eye(5)[truth]
+    coarse, fine = cluster.leiden(points, (0.05, 4.0)).values()
+    assert len(set(zip(truth, coarse, strict=True))) == len(set(coarse)) == 3
+    assert len(set(fine)) > 3
+    assert (cluster.leiden(points, (4.0,))[4.0] == fine).all()
+    assert list(cluster.leiden(points[:1], (1.0,))[1.0]) == [0]

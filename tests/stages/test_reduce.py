@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from conftest import draw
+from scipy.sparse import csr_matrix
 from sklearn.decomposition import PCA
 
 from stages import reduce
@@ -57,3 +58,22 @@ def test_cells_are_laid_out_the_same_again_few_or_many(cells):
 @pytest.mark.parametrize("cells", [1, 4])
 def test_hardly_any_cells_lie_on_a_line(cells):
     np.testing.assert_array_equal(reduce.umap(np.ones((cells, 6)), seed=0)[:, 0], np.arange(cells))
+
+
+def test_variable_genes_are_those_that_vary_more_than_others_of_their_mean():
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(np.geomspace(0.5, 50, 400), (300, 400)).astype(np.float32)
+    marked = np.arange(5, 400, 40)
+    counts[:150, marked] *= 3
+    found = reduce.variable_genes(csr_matrix(np.log1p(counts)), len(marked))
+    assert list(found) == list(marked)
+
+
+def test_baselines_are_centred_on_the_cells_they_are_fitted_on_and_stand_cells_that_are_all_equal():
+    rng = np.random.default_rng(0)
+    x = csr_matrix(np.log1p(rng.poisson(2, (60, 30)).astype(np.float32)))
+    made = reduce.baselines(x)
+    assert [made[name](x).shape[1] for name in made] == [15, 29, 29, 29]
+    assert all(np.abs(make(x).mean(axis=0)).max() < 1e-4 for make in made.values())
+    equal = csr_matrix(np.ones((5, 4), np.float32))
+    assert all(np.isfinite(make(equal)).all() for make in reduce.baselines(equal).values())
