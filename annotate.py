@@ -26,29 +26,18 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
-import numpy as np
-
-import data_loader as data
 import flags
-import utils
-from annotation import given_labels, groups, marker_labels, report, write_h5ad
-from annotation.outcome import SLOW, Found, label, progress
-from annotation.page import Naming, about, page_of, probabilities_of, table_of, tell
-from annotation.work import Wishes, learn_from
-from files import whole, writable
-from reading import normalize
-from reading import source as q
-from reading.cells import format_of, of_anndata, read_zarr_store
-from reading.source import Source
-from voice import heard, log
+from annotation.wishes import GROUPS, Wishes
 
-if TYPE_CHECKING:
-    from anndata import AnnData
-
+VALUES = (  # what the numbers may be: the names of reading.normalize, which takes long to import
+    *("counts", "cp10k", "cpm", "tpm", "log1p", "log1p_cpm", "log1p_counts"),
+    *("log2", "log2_cp10k", "log2_cpm", "log2_tpm10", "log2_counts", "log10"),
+)
 PREFIX = "scpretrain"
 BESIDE = {  # what lies beside the .h5ad
     "table": ".csv",
@@ -58,17 +47,11 @@ BESIDE = {  # what lies beside the .h5ad
     "probabilities": ".probabilities.csv",
 }
 LARGE = 500_000_000  # bytes: a longer copy says so
-KEPT = ("data_dir", "species", "values", "layer", "pretrained_model", "gene_list", "seed", "force", "offline")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else list(argv)
-    return flags.run(lambda args: command(args, argv), build_parser(), argv, check=check_flags)
-
-
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> flags.Parser:
     """The flags of this command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.Parser(__doc__)
     cells = parser.add_argument_group("cells")
     cells.add_argument("--query", type=Path, required=True, metavar="FILE", help="the cells to label")
     cells.add_argument(
@@ -90,8 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="labels that mean a cell has none, such as Unknown; empty and NaN always do",
     )  # fmt: skip
     cells.add_argument(
-        "--explore", type=int, nargs="?", const=groups.USUAL, default=0, metavar="N",
-        help=f"no labels yet: about N groups of cells (default: {groups.USUAL}), and a page to name them on",
+        "--explore", type=flags.natural, nargs="?", const=GROUPS, default=0, metavar="N",
+        help=f"no labels yet: about N groups of cells (default: {GROUPS}), and a page to name them on",
     )  # fmt: skip
     cells.add_argument(
         "--labels", type=Path, metavar="FILE",
@@ -103,26 +86,28 @@ def build_parser() -> argparse.ArgumentParser:
         "--explore they propose names",
     )  # fmt: skip
     cells.add_argument("--embed_only", action="store_true", help="no labels, only the embedding")
-    cells.add_argument("--species", choices=("human", "mouse"), help="of the query (default: told from its gene names)")
+    flags.keep(cells, "--species", choices=("human", "mouse"), help="of the query (default: told from its gene names)")
     cells.add_argument("--reference_species", choices=("human", "mouse"), help="of the references (default: likewise)")
-    cells.add_argument(
-        "--values", choices=list(normalize.NAMED), help="what the query's numbers are (default: found out)"
+    flags.keep(cells, "--values", choices=VALUES, help="what the query's numbers are (default: found out)")
+    flags.keep(
+        cells, "--layer", metavar="NAME", help="the query's matrix to use: X, raw or a layer (default: found out)"
     )
-    cells.add_argument(
-        "--layer", metavar="NAME", help="the query's matrix to use: X, raw or a layer (default: found out)"
-    )
-    cells.add_argument("--modality", metavar="NAME", help="of a .h5mu query (default: rna, gex or the only one)")
-    cells.add_argument(
-        "--force", action="store_true", help="go on with doubled gene names, or under 10 %% of the checkpoint's genes"
+    flags.keep(cells, "--modality", metavar="NAME", help="of a .h5mu query (default: rna, gex or the only one)")
+    flags.keep(
+        cells,
+        "--force",
+        action="store_true",
+        help="go on with doubled gene names, or under 10 %% of the checkpoint's genes",
     )
     how = parser.add_argument_group("how")
-    how.add_argument(
+    flags.keep(
+        how,
         "--pretrained_model",
         type=Path,
         metavar="FILE",
         help="checkpoint (default: one is made of query and references)",
     )
-    how.add_argument("--gene_list", type=Path, metavar="FILE", help="genes of a published bare checkpoint")
+    flags.keep(how, "--gene_list", type=Path, metavar="FILE", help="genes of a published bare checkpoint")
     how.add_argument(
         "--unknown", type=float, nargs="?", const=0.05, metavar="SHARE",
         help="call cells Unknown that no known type explains, wrongly so for at most about this share of the known "
@@ -132,7 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--consensus", action=argparse.BooleanOptionalAction, default=True, help="let small clusters vote (default: on)"
     )
     how.add_argument(
-        "--suggest", type=int, default=0, metavar="N", help="list the N cells whose labels would help most"
+        "--suggest", type=flags.natural, default=0, metavar="N", help="list the N cells whose labels would help most"
     )
     how.add_argument(
         "--probabilities", action="store_true", help="write the probability of every type for every cell too"
@@ -141,30 +126,40 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--report", action=argparse.BooleanOptionalAction, default=True, help="write the .html (default: on)"
     )
-    how.add_argument(
-        "--data_dir", type=Path, default=Path("dataset"), metavar="DIR", help="where the ortholog table is"
-    )
-    how.add_argument("--offline", action="store_true", help="never touch the network")
-    how.add_argument("--seed", type=int, default=0, help="every chance comes from it (default: 0)")
-    how.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    flags.keep(how, "--data_dir", type=Path, default=Path("dataset"), metavar="DIR", help="where the ortholog table is")
+    flags.keep(how, "--offline", action="store_true", help="never touch the network")
+    flags.keep(how, "--seed", type=flags.natural, default=0, help="every chance comes from it (default: 0)")
+    flags.talking(how)
     return parser
 
 
-def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse what no run can work with; exits with 2."""
-    try:
-        wishes_of(args)
-    except ValueError as error:
-        parser.error(str(error))
-    if args.reference and (args.embed_only or args.explore):
-        flag = "explore" if args.explore else "embed_only"
-        parser.error(f"--{flag} gives no labels: leave it out, or leave --reference out")
+if __name__ == "__main__":
+    flags.answer(build_parser(), flags.check_files, flags.check_fill(Wishes))
+
+import h5py
+import numpy as np
+
+import data_loader as data
+import utils
+from annotation import given_labels, marker_labels, report, write_h5ad
+from annotation.outcome import SLOW, Found, label, progress
+from annotation.page import Naming, about, page_of, probabilities_of, table_of, tell
+from annotation.work import learn_from
+from files import whole, writable
+from reading import source as q
+from reading.cells import format_of, of_anndata, read_zarr_store
+from reading.source import Source
+from voice import RESULT, heard, log
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 
-def wishes_of(args: argparse.Namespace, **files: Any) -> Wishes:
-    """The flags that say what is wanted; the others say where it is. files: what --labels and --markers hold."""
-    names = set(Wishes.__dataclass_fields__) - {"labels", "markers"}
-    return Wishes(**{name: getattr(args, name) for name in names}, **files)
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else list(argv)
+    run = lambda args: command(args, argv)  # noqa: E731
+    check = flags.check_fill(Wishes)
+    return flags.run(run, build_parser(), argv, check=check, check_paths=flags.check_files)
 
 
 def annotate_cells(
@@ -189,17 +184,21 @@ def annotate_cells(
 # -- files ----------------------------------------------------------------
 def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
     """The door for files: open, annotate, write."""
-    files = [path for path in (args.labels, args.markers) if path]
-    check_out(args.out, [args.query, *args.reference, *files])
+    check_out(args.out, [path for path in (args.query, *args.reference, args.labels, args.markers) if path])
     given = given_labels.read(args.labels, args.label_key) if args.labels else None
     for path in (args.query, *args.reference):
         format_of(path)  # before anything is fetched
     utils.seed_everything(args.seed)
     with ExitStack() as stack:
-        table = data.orthologs(args.data_dir, offline=args.offline, needed=args.markers is not None)
-        cells, references, table = open_all(args, stack, table)
+        table_of_genes = partial(data.orthologs, args.data_dir, offline=args.offline)
+        how = {name: getattr(args, name) for name in ("species", "values", "layer", "modality", "force")}
+        theirs = [(path, {"species": args.reference_species, "force": args.force}) for path in args.reference]
+        needed = args.markers is not None
+        cells, references, table = open_all(
+            stack, (args.query, how), theirs, table_of_genes, needed=needed, of_mouse=args.pretrained_model is not None
+        )
         markers = marker_labels.read(args.markers, table) if args.markers else None
-        wishes = wishes_of(args, labels=given, markers=markers)
+        wishes = replace(flags.fill(Wishes, args), labels=given, markers=markers)
         beside = beside_of(args.out, wishes, args.report)
         parts = {path: stack.enter_context(whole(path)) for path in (args.out, *beside.values())}
 
@@ -211,26 +210,33 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
         line = shlex.join(["python", "annotate.py", *argv])
         found = annotate_cells(cells, references, args.pretrained_model, wishes, sink, line)
         write_h5ad.add_fields(found.embedding.file, *fields(found), {PREFIX: found.uns})
+        naming = naming_after(args.query, args.out, lambda words: flags.command_line(words, args))
         for kind, path in beside.items():
-            write_beside(kind, parts[path], found, args.out.stem, naming_of(args))
-    print(f"{', '.join([str(args.out), *(path.name for path in beside.values())])} written")
+            write_beside(kind, parts[path], found, args.out.stem, naming)
+    log.log(RESULT, f"{', '.join([str(args.out), *(path.name for path in beside.values())])} written")
 
 
 def open_all(
-    args: argparse.Namespace, stack: ExitStack, table: dict[str, str]
+    stack: ExitStack,
+    query: tuple[Path, dict[str, Any]],
+    theirs: Sequence[tuple[Path, dict[str, Any]]],
+    orthologs: Callable[..., dict[str, str]],
+    *,
+    needed: bool,
+    of_mouse: bool,
 ) -> tuple[Source, list[Source], dict[str, str]]:
-    """Query, references and ortholog table, which is asked for only where two species meet."""
-    references = [
-        stack.enter_context(q.open_source(path, table, species=args.reference_species, force=args.force))
-        for path in args.reference
-    ]
-    how = {"species": args.species, "values": args.values, "layer": args.layer, "force": args.force}
-    cells = stack.enter_context(q.open_source(args.query, table, modality=args.modality, like=references, **how))
+    """Query and references, each a file and how to open it; and the ortholog table, fetched only where it is needed.
+
+    needed: whatever the species. of_mouse: a checkpoint is used, whose genes are of mouse.
+    """
+    table = orthologs(needed=needed)
+    references = [stack.enter_context(q.open_source(path, table, **how)) for path, how in theirs]
+    cells = stack.enter_context(q.open_source(query[0], table, like=references, **query[1]))
     q.refuse_cells(cells)
     everything = [cells, *references]
     species = {source.species for source in everything}
-    if not table and (len(species) > 1 or (args.pretrained_model and "human" in species)):  # its genes are of mouse
-        table = data.orthologs(args.data_dir, offline=args.offline)
+    if not table and (len(species) > 1 or (of_mouse and "human" in species)):
+        table = orthologs()
         for source in everything:
             q.names_of(source, table)
     q.translate(everything, table)
@@ -285,18 +291,11 @@ def beside_of(out: Path, wishes: Wishes, page: bool) -> dict[str, Path]:
     return {kind: out.with_suffix(BESIDE[kind]) for kind, wished in wanted.items() if wished}
 
 
-def naming_of(args: argparse.Namespace) -> Naming:
-    """What comes after the page was used to name groups: the same query, with its labels."""
-    kept = [f"--query={args.query}"]
-    for name in KEPT:
-        if name in args.given:
-            value = getattr(args, name)
-            kept += [f"--{name}"] if value is True else [f"--{name}={value}"]
-    words = [word for pair in kept for word in pair.split("=", 1)]
-    target = args.out.with_name("annotated.h5ad" if args.out.name != "annotated.h5ad" else "labelled.h5ad")
-    line = shlex.join(["python", "annotate.py", *words, "--labels", "LABELS", "--out", str(target)])
-    save_as = f"{args.out.stem}.labels.csv"
-    return Naming(line.replace("--labels LABELS", "--labels {labels}"), save_as, args.out.with_suffix(".csv").name)
+def naming_after(query: Path, out: Path, line: Callable[[str], str]) -> Naming:
+    """What comes after the page was used to name groups: the same query with its labels. line: adds the kept flags."""
+    target = out.with_name("labelled.h5ad" if out.name == "annotated.h5ad" else "annotated.h5ad")
+    words = f"annotate.py --query {shlex.quote(str(query))} --labels {{labels}} --out {shlex.quote(str(target))}"
+    return Naming(line(words), f"{out.stem}.labels.csv", out.with_suffix(".csv").name)
 
 
 def check_out(out: Path, inputs: Sequence[Path]) -> None:
@@ -385,9 +384,10 @@ def annotate(
         force=force,
         seed=seed,
     )
-    Wishes(**wanted)  # refuses what cannot be before any work
-    given = given_of(labels, label_key)
     others = [reference] if hasattr(reference, "obs_names") else list(reference)
+    wanted["reference"] = tuple(f"reference {i}" for i in range(1, len(others) + 1))
+    Wishes(**wanted, labels=labels, markers=markers)  # refuses what cannot be before any work
+    given = given_of(labels, label_key)
     with spoken(verbose):
         out = adata.to_memory() if adata.isbacked else adata.copy()  # before any work: what cannot be copied fails now
         utils.seed_everything(seed)

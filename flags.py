@@ -262,6 +262,14 @@ def check_data(args: argparse.Namespace) -> None:
         raise ValueError(f"--data_dir {args.data_dir} is not a folder; make it, or name the one with your datasets")
 
 
+def check_files(args: argparse.Namespace) -> None:
+    """FileNotFoundError where a file that annotate.py is to read is not there."""
+    files = [args.query, *args.reference, args.labels, args.markers, args.pretrained_model, args.gene_list]
+    for path in files:
+        if path is not None and not path.exists():
+            raise FileNotFoundError(f"there is no {path}; check the spelling")
+
+
 def check_checkpoint(args: argparse.Namespace) -> None:
     """FileNotFoundError, with the command that makes it, where the checkpoint is not there."""
     if not args.pretrained_model.exists():
@@ -348,6 +356,18 @@ def fill(kind: type[Made], args: argparse.Namespace) -> Made:
         elif one.name in args.given or not one.metadata.get("if_given"):
             values[one.name] = getattr(args, one.name)
     return kind(**values)
+
+
+def check_fill(kind: type) -> Callable[[argparse.ArgumentParser, argparse.Namespace], None]:
+    """A check that refuses what the dataclass `kind` refuses of its flags; exits with 2."""
+
+    def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+        try:
+            fill(kind, args)
+        except ValueError as error:
+            parser.error(str(error))
+
+    return check
 
 
 def command_line(words: str, args: argparse.Namespace) -> str:

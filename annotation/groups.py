@@ -12,7 +12,6 @@ from sklearn.neighbors import NearestNeighbors
 from annotation import suggest
 from stages import cluster
 
-USUAL = 20  # groups: so many names are given in a quarter of an hour
 LEAST = 3  # cells a group at least, on average
 AGAIN = 0.9  # share of the cells that the second run sees
 LOOK_AT = 3  # cells of a group to look at first

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csc_matrix, csr_matrix
 
-NUMBERS = ("mean_in", "mean_out", "detected_in", "detected_out", "log2_fold_change", "score")
+from annotation.report.annotation import NUMBERS
+
 TOP = 10  # genes listed of each type
 LEAST_CELLS = 3  # inside and outside a type, to speak of its genes
 LEAST_INSIDE, MOST_OUTSIDE = 0.2, 0.3  # shares of the cells inside and outside a type that express a specific gene

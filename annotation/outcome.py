@@ -16,6 +16,7 @@ from annotation import consensus, groups, marker_labels, suggest
 from annotation.groups import Groups
 from annotation.labeller import AVERAGED, FIT, Block, neighbours
 from annotation.markers import marker_genes
+from annotation.wishes import GROUPS
 from annotation.work import UNKNOWN, Work
 from reading.source import Source
 from stages import reduce
@@ -160,7 +161,7 @@ def group_cells(work: Work) -> Groups:
     """Groups of the cells that were learnt from; says how many, how large and how stable."""
     fitted, wishes = work.labeller.fitted, work.wishes
     say_slow(work, "groups of cells that belong together")
-    found = groups.find(fitted.features, fitted.averaged, wishes.explore or groups.USUAL, wishes.seed)
+    found = groups.find(fitted.features, fitted.averaged, wishes.explore or GROUPS, wishes.seed)
     size = np.bincount(found.of, minlength=len(found.centres))
     if wishes.explore:
         log.info(

@@ -18,7 +18,7 @@ from annotation import given_labels, marker_labels
 from annotation import labeller as learn
 from annotation.given_labels import Given
 from annotation.labeller import Embedder, Labeller
-from annotation.marker_labels import Markers
+from annotation.wishes import Wishes
 from model import Encoder
 from reading import align
 from reading import source as q
@@ -29,49 +29,6 @@ from voice import log
 UNKNOWN = "Unknown"
 MANY_STRANGE = 0.15  # share of a query's cells; between technologies up to a tenth look strange that are not
 SPOT_CELLS = 6_000  # cells of a dataset that an encoder made on the spot is trained on
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What is asked of one annotation; each field is the flag of its name. Raises ValueError for what cannot be."""
-
-    label_key: str | None = None
-    unlabeled: Sequence[str] = ()  # labels that mean a cell has none
-    labels: Given | None = None  # of a file of their own
-    markers: Markers | None = None  # genes by which to find sure cells of each type
-    embed_only: bool = False
-    explore: int = 0  # groups to be named; 0: none
-    unknown: float | None = None  # share of known cells that may be called Unknown; None: no cell is
-    consensus: bool = True
-    suggest: int = 0
-    umap: bool = True
-    probabilities: bool = False
-    gene_list: Path | None = None
-    force: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.unknown is not None and not 0 <= self.unknown < 1:
-            raise ValueError(f"--unknown is a share of cells, from 0 to below 1, not {self.unknown}")
-        for name in ("suggest", "seed", "explore"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name} must not be negative, it is {getattr(self, name)}")
-        for name in ("explore", "embed_only"):
-            if getattr(self, name) and (self.unknown or self.probabilities):
-                other = "--unknown" if self.unknown else "--probabilities"
-                raise ValueError(f"--{name} gives no labels: leave it out, or leave {other} out")
-        if self.unknown and self.markers is not None:
-            raise ValueError(
-                "--unknown learns what is strange from ordinary labelled cells; the sure cells that --markers finds "
-                "are purer than others: leave --unknown out"
-            )
-        if self.labels is not None and self.markers is not None and not self.explore:
-            raise ValueError("--labels and --markers both say what cells are: leave one of them out")
-
-    @property
-    def typed(self) -> bool:
-        """Whether cells get types."""
-        return not (self.embed_only or self.explore)
 
 
 @dataclass
@@ -102,10 +59,6 @@ class Labels:
 
 def learn_from(cells: Source, references: Sequence[Source], model: Path | None, wishes: Wishes) -> Work:
     """Everything that comes before the first cell is labelled. model: a checkpoint; None: an encoder is made here."""
-    for name in ("embed_only", "explore", "labels", "markers"):
-        if references and getattr(wishes, name):
-            why = "gives no labels" if name in ("embed_only", "explore") else "says what the query's own cells are"
-            raise ValueError(f"--{name} {why}: leave it out, or leave --reference out")
     everything = [cells, *references]
     shared = q.shared_genes(everything)
     labels = None if wishes.markers and wishes.typed else cell_types(cells, references, wishes)

@@ -255,6 +255,10 @@ def test_log_values_and_raw_counts_get_the_same_labels(files):
     assert (one.astype(str) == two.astype(str)).mean() > 0.97
 
 
+def test_the_kinds_of_values_are_those_that_can_be_read():
+    assert set(annotate.VALUES) == set(q.normalize.NAMED)
+
+
 # -- from nothing to labels ----------------------------------------------------------------
 def explored(files, *words):
     """An unlabelled file, explored into 6 groups: the table of cells."""
@@ -378,7 +382,7 @@ def test_tables_that_cannot_be_used_are_one_clear_line(files, capsys, flag, text
     [
         (["--explore", "--unknown"], "leave --unknown out"),
         (["--explore", "--probabilities"], "leave --probabilities out"),
-        (["--explore", "-3"], "--explore must not be negative"),
+        (["--explore", "-3"], "--explore: must not be negative"),
         (["--explore", "--reference", "atlas.h5ad"], "leave --reference out"),
     ],
 )
@@ -432,8 +436,8 @@ def test_the_page_is_handed_groups_genes_and_the_next_command(files, monkeypatch
     expected = np.log1p(cells.X.toarray() / cells.X.sum(axis=1) * 1e4)[:, [GENES.index(name) for name in names]]
     np.testing.assert_allclose(values.toarray(), expected, rtol=1e-5)
     assert (page.save_as, page.groups_file) == ("explored.labels.csv", "explored.csv")
-    line = f"python annotate.py --query {files}/cells.h5ad --species human --offline --labels {{labels}} --out "
-    assert page.next_command == f"{line}{files}/annotated.h5ad"
+    line = f"python annotate.py --query {files}/cells.h5ad --labels {{labels}} --out {files}/annotated.h5ad"
+    assert page.next_command == f"{line} --species human --offline"
 
 
 # -- what goes wrong ----------------------------------------------------------------
@@ -617,6 +621,7 @@ def test_the_function_writes_the_page_too(files):
         ({"unknown": 1.5}, "share of cells"),
         ({"suggest": -1}, "--suggest must not be negative"),
         ({"embed_only": True, "reference": [1]}, "leave --reference out"),
+        ({"labels": pd.Series({"cell0": "B cell"}), "reference": [1]}, "leave --reference out"),
     ],
 )
 def test_the_function_refuses_what_the_command_refuses(wish, words):

@@ -18,6 +18,7 @@ COLOURS = (
 ).split()
 SHAPES = "circle diamond triangle-up square triangle-down".split()
 UNKNOWN_COLOUR = "#d3d3d3"
+NUMBERS = ("mean_in", "mean_out", "detected_in", "detected_out", "log2_fold_change", "score")  # of a marker gene
 
 
 @dataclass

@@ -9,8 +9,7 @@ from string import Template
 import numpy as np
 import pandas as pd
 
-from annotation.markers import NUMBERS
-from annotation.report.annotation import Annotation
+from annotation.report.annotation import NUMBERS, Annotation
 from annotation.report.figures import MOST_LABELS
 from annotation.report.naming import naming
 from annotation.report.words import number, percent, plural, short, shown, text
