@@ -175,7 +175,7 @@ def annotate_cells(
     sink: handed the width H, gives what takes the embedding (N, H) by slices.
     """
     work = learn_from(cells, references, model, wishes)
-    found = label(work, sink(work.labeller.hidden))
+    found = label(work, sink(work.labeller.width))
     found.uns = about(found, command)
     tell(found)
     return found

@@ -35,12 +35,16 @@ UNIT = 30.0  # length of a cell's vector of shared genes: about that of 2,500 ge
 
 @dataclass
 class Embedder:
-    """The encoder's weights by gene name. plain: it was trained on log1p of counts that are not scaled."""
+    """The encoder's weights by gene name.
+
+    plain: it was trained on log1p of counts that are not scaled. own: it was made of the query's cells and no others.
+    """
 
     genes: list[str]
     weight: np.ndarray  # (G, H)
     bias: np.ndarray  # (H,)
     plain: bool = False
+    own: bool = False
 
     def columns(self, genes: Sequence[str]) -> np.ndarray:
         """The weights of these genes, zeros for one it does not know: (len(genes), H)."""
@@ -132,10 +136,12 @@ class Labeller:
     unknown: confidence.Unknown | confidence.Strange | None = field(repr=False)  # None: strangeness is not looked at
     calls_unknown: bool = False  # whether strange cells are called Unknown; else they only lose confidence
     unexplained: float = 0.0  # share of the fitted cells that no type explains, at 5 % of known ones or what was asked
+    shown: Embedder | None = None  # what the stored embedding is made by, if it is not what the labels are told by
 
     @property
-    def hidden(self) -> int:
-        return len(self.embedder.bias)
+    def width(self) -> int:
+        """Dimensions of the embedding that a block comes with."""
+        return len((self.shown or self.embedder).bias)
 
     @property
     def tells_unknown(self) -> bool:
@@ -148,10 +154,13 @@ class Labeller:
         """Label a block of the query as it was read, (B, genes of the file)."""
         log, empty = self.query.log(counts)
         learnt, length = self.learnt, self.length(log)
-        last = self.hidden + len(learnt.shift) - learnt.turn.shape[1]
-        embedding, views, logits = np.split(product(log, learnt.weights), [self.hidden, last], axis=1)
+        hidden = len(self.embedder.bias)
+        last = hidden + len(learnt.shift) - learnt.turn.shape[1]
+        embedding, views, logits = np.split(product(log, learnt.weights), [hidden, last], axis=1)
         embedding = self.embedder(self.query, counts, log) if self.embedder.plain else embedding + self.embedder.bias
         features = (np.hstack([views * length, embedding @ learnt.turn]) - learnt.shift).astype(np.float32)  # (B, D)
+        if self.shown is not None:
+            embedding = self.shown(self.query, counts, log)
         if learnt.classify is None:
             return Block(embedding, features, np.zeros((len(features), 0)), None, empty)
         near = self.nearest(features) if learnt.raw is not None or self.unknown is not None else None
@@ -315,7 +324,7 @@ def evenly(labels: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarra
 
 def _from_query(query, log, embedding, embedder, labels, types: int, seed: int) -> Taught:
     """Labels in the query itself: three views of its cells, LR and self-training on them."""
-    views = classify.fit_views(log, embedding, seed)
+    views = classify.fit_views(log, embedding, seed, embedder.own)
     features = classify.features(views, log, embedding).astype(np.float32)
     weights, turn, shift = _fold(views, embedder.columns(query.genes), np.arange(len(query.genes)))
     if not types:
@@ -526,7 +535,7 @@ def _fold(views, encoder: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np
     for (source, view), weight in zip(views, classify.view_weights(views), strict=True):
         inner = (view.weights * weight).astype(np.float32)
         shifts.append(view.offset * weight)
-        if source == "encoder":
+        if source != "genes":
             turn.append(inner)
             continue
         whole = np.zeros((len(encoder), inner.shape[1]), np.float32)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from scipy.sparse import csr_matrix
 
 import recipes
 import utils
@@ -17,9 +19,11 @@ from annotation import labeller as learn
 from annotation.given_labels import Given
 from annotation.labeller import Embedder, Labeller
 from annotation.wishes import Wishes
+from model import Encoder
 from reading import align
 from reading import source as q
 from reading.source import Source
+from stages import embedding
 from voice import log
 
 UNKNOWN = "Unknown"
@@ -59,13 +63,7 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
     shared = q.shared_genes(everything)
     labels = None if wishes.markers and wishes.typed else cell_types(cells, references, wishes)
     checkpoint, overlap, made = encoder_for(everything, shared, model, wishes)
-    linear = checkpoint.encoder.linear
-    embedder = Embedder(
-        genes=checkpoint.genes,
-        weight=linear.weight.detach().cpu().numpy().T.copy(),
-        bias=linear.bias.detach().cpu().numpy(),
-        plain=recipes.sees_raw_counts(checkpoint.recipe),
-    )
+    embedder = embedder_of(checkpoint, own=model is None and not references)
     labels = labels or by_markers(cells, embedder, wishes)
     begin = time.perf_counter()
     log.info(f"learning what the {min(len(cells), learn.FIT):,} cells are like")
@@ -73,6 +71,9 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
     labeller = learn.fit(
         cells, embedder, labels.taught, labels.classes, pairs, error=wishes.unknown, seed=wishes.seed
     )  # fmt: skip
+    if model is None and references and len(cells) >= learn.FEW:
+        shown = pretrain_here([cells], q.shared_genes([cells]), wishes.seed)
+        labeller = replace(labeller, shown=embedder_of(shown, own=True))
     if labels.classes:
         measured = f"calibration error on held-out labelled cells {labeller.learnt.ece:.3f}"
         measured = "confidence is not calibrated, for sure cells are no sample" if wishes.markers else measured
@@ -250,8 +251,24 @@ def encoder_for(
     return pretrain_here(everything, shared, wishes.seed), overlap, "made of these cells"
 
 
+def embedder_of(checkpoint: utils.Checkpoint, own: bool) -> Embedder:
+    """The checkpoint's encoder as arrays; own: it was made of the query's cells and of no others."""
+    linear = checkpoint.encoder.linear
+    return Embedder(
+        genes=checkpoint.genes,
+        weight=linear.weight.detach().cpu().numpy().T.copy(),
+        bias=linear.bias.detach().cpu().numpy(),
+        plain=recipes.sees_raw_counts(checkpoint.recipe),
+        own=own,
+    )
+
+
 def pretrain_here(sources: Sequence[Source], genes: list[str], seed: int) -> utils.Checkpoint:
-    """No checkpoint at hand: an encoder made of the very cells, on the genes they share."""
+    """No checkpoint at hand: an encoder made of the very cells, on the genes they share.
+
+    Of one dataset it is the map that invents nothing. Of several, what separates their clusters: this tells the types
+    of the one by the other's better, and is not what is stored.
+    """
     begin = time.perf_counter()
     matrices = []
     for source in sources:
@@ -265,8 +282,21 @@ def pretrain_here(sources: Sequence[Source], genes: list[str], seed: int) -> uti
         )
     cells = sum(matrix.shape[0] for matrix in matrices)
     log.info(f"no checkpoint named: pre-training an encoder on {cells:,} cells x {len(genes):,} genes (up to a minute)")
-    encoder = recipes.closed_form(matrices, genes, seed)
+    encoder = own_map(matrices[0], seed) if len(sources) == 1 else recipes.closed_form(matrices, genes, seed)
     log.info(f"pre-trained in {time.perf_counter() - begin:.1f} s")
     return utils.Checkpoint(
         encoder, genes, recipe="scpretrain2, on the spot", datasets=[source.name for source in sources]
     )
+
+
+def own_map(x: csr_matrix, seed: int) -> Encoder:
+    """`stages.embedding` of one dataset's cells (N, G) as an encoder, without the genes that hardly a cell has."""
+    seen = np.flatnonzero(np.asarray((x > 0).sum(axis=0)).ravel() > 2)  # a gene of two cells is noise
+    seen = seen if len(seen) > 1 else np.arange(x.shape[1])
+    weight, bias = embedding.fit([x[:, seen].tocsr()], seed=seed)  # (H, G'), (H,)
+    encoder = Encoder(x.shape[1], len(weight))
+    with torch.no_grad():
+        encoder.linear.weight.zero_()
+        encoder.linear.weight[:, seen] = torch.from_numpy(weight)
+        encoder.linear.bias.copy_(torch.from_numpy(bias))
+    return encoder

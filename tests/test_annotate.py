@@ -180,6 +180,14 @@ def test_embed_only_gives_the_embedding_and_no_labels(files):
     assert found.obsm["X_scpretrain"].shape[0] == 120
 
 
+def test_the_stored_embedding_is_that_of_the_cells_alone_also_beside_references(files):
+    assert run("--query", files / "few.h5ad", "--out", files / "alone.h5ad", "--embed_only") == 0
+    line = ["--query", files / "few.h5ad", "--reference", files / "atlas.h5ad", "--label_key", "cell_type"]
+    assert run(*line, "--out", files / "beside.h5ad") == 0
+    alone, beside = (ad.read_h5ad(files / name).obsm["X_scpretrain"] for name in ("alone.h5ad", "beside.h5ad"))
+    np.testing.assert_allclose(alone, beside, rtol=1e-4, atol=1e-4)
+
+
 def test_the_same_command_twice_gives_the_same_cells(files):
     line = ["--query", files / "few.h5ad", "--label_key", "cell_type", "--unlabeled", "Unknown", "--unknown"]
     assert run(*line, "--out", files / "a.h5ad") == run(*line, "--out", files / "b.h5ad") == 0

@@ -63,6 +63,15 @@ def test_the_features_have_a_variance_of_100_and_the_encoders_view_counts_half()
     assert variance[-6:].sum() == pytest.approx(100 * 0.25 / 2.25, rel=1e-2)  # six components; 1, 1 and a half squared
 
 
+def test_the_cells_own_map_counts_twice_beside_20_components_of_the_genes():
+    x, _ = world()
+    embedding = np.random.default_rng(0).normal(size=(x.shape[0], 7)) * 50
+    views = classify.fit_views(x, embedding, seed=0, own=True)
+    assert [(source, view.axes.shape[1]) for source, view in views] == [("genes", 20), ("genes", 20), ("own", 6)]
+    variance = classify.features(views, x, embedding).var(axis=0)
+    assert variance[-6:].sum() == pytest.approx(100 * 4 / 6, rel=1e-2)  # 1, 1 and 2 squared
+
+
 def test_a_gene_of_two_cells_is_in_no_view():
     x, _ = world()
     x = x.tolil()
