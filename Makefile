@@ -12,6 +12,8 @@ FLAGS := --data_dir $(DEMO)/corpus --offline --figs $(DEMO)/figs \
 	--save_result $(DEMO)/results/result.out \
 	$(if $(QUICK),--format png --dpi 100 $(if $(RECIPE:scpretrain2=),--pt_epoch 20 --ft_epoch 60))
 
+EXPLORED := --query $(DEMO)/corpus/Sim_human_blood.h5 --data_dir $(DEMO)/corpus --offline $(if $(QUICK),--no-umap)
+
 .PHONY: demo test clean
 
 $(VENV)/.run: requirements.txt
@@ -32,8 +34,13 @@ demo: $(VENV)/.run
 	$(BIN)/python rf_svm_lr.py $(FLAGS)
 	$(BIN)/python clus.py $(FLAGS) $(if $(QUICK),--umap none)
 	$(BIN)/python fig.py $(FLAGS)
+	mkdir -p $(DEMO)/annotate
+	$(BIN)/python annotate.py $(EXPLORED) --explore --out $(DEMO)/annotate/explored.h5ad
+	$(BIN)/python simulate.py $(DEMO)/corpus --name $(DEMO)/annotate/explored.csv
+	$(BIN)/python annotate.py $(EXPLORED) --labels $(DEMO)/annotate/explored.labels.csv --out $(DEMO)/annotate/annotated.h5ad
 	@echo "corpus: $(DEMO)/corpus   checkpoint: $(DEMO)/pretrain   tables: $(DEMO)/results"
 	@echo "figures to look at first:"
+	@echo "pages: $(DEMO)/annotate/explored.html (where groups are named) and $(DEMO)/annotate/annotated.html"
 	@ls $(DEMO)/figs/summary.png $(DEMO)/figs/nn_macro_f1.png $(if $(QUICK),,$(DEMO)/figs/*_both.png)
 
 test: $(VENV)/.dev

@@ -3,6 +3,7 @@
     python simulate.py FOLDER              ten datasets, about 2,600 genes, a few seconds
     python simulate.py FOLDER --quick      six smaller ones, 800 genes
     python simulate.py FOLDER --large      15,000 cells x 15,000 genes, for the speed benchmark
+    python simulate.py FOLDER --name FILE  name the groups of annotate.py --explore by what was simulated
 
 Written are NAME.h5 per dataset (the Cell BLAST layout), `datasets.csv`, and the ortholog table under its
 published name.
@@ -10,6 +11,7 @@ published name.
 
 import argparse
 import csv
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -289,15 +291,42 @@ def _write_csv(path: Path, header: list[str], rows: Iterator[list]) -> None:
         writer.writerows(rows)
 
 
+def name_groups(folder: Path, explored: Path) -> Path:
+    """Write EXPLORED.labels.csv: to each group of an explored dataset its commonest simulated type; returns the file.
+
+    What a person does on the page, done by one who knows the truth.
+    """
+    with open(explored, newline="", encoding="utf-8") as file:
+        group_of = {row["cell"]: row["group"] for row in csv.DictReader(file)}
+    dataset = next(iter(group_of)).rsplit("_", 1)[0]
+    with h5py.File(folder / f"{dataset}.h5") as file:
+        kinds = dict(zip(file["obs_names"][...].astype(str), file["obs/simulated_type"][...].astype(str), strict=True))
+    members: dict[str, Counter[str]] = {}
+    for cell, group in group_of.items():
+        members.setdefault(group, Counter())[kinds[cell]] += 1
+    labels = explored.with_suffix(".labels.csv")
+    rows = (
+        [group, count.most_common(1)[0][0]] for group, count in sorted(members.items(), key=lambda one: int(one[0]))
+    )
+    with whole(labels) as part, open(part, "w", newline="", encoding="utf-8") as file:
+        file.write(f"# groups: {explored.name}\n")
+        csv.writer(file, lineterminator="\n").writerows([["group", "cell_type"], *rows])
+    return labels
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the files go; made if it is missing")
     parser.add_argument("--quick", action="store_true", help="six small datasets, for a first try and for CI")
     parser.add_argument("--large", action="store_true", help="the corpus of the speed benchmark, about 40 MB")
+    parser.add_argument("--name", type=Path, metavar="FILE", help="the .csv that annotate.py --explore wrote")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another corpus")
     args = parser.parse_args(argv)
     if args.quick and args.large:
         parser.error("--quick and --large exclude each other")
+    if args.name:
+        print(f"{name_groups(args.folder, args.name)} written")
+        return
     try:
         if args.large:
             entries = simulate_large(args.folder, seed=args.seed)

@@ -170,13 +170,14 @@ class Labeller:
             alone, around = probabilities, self.anchors[near]
             probabilities = confidence.calibrate(together(alone, learnt.raw[around]), learnt.temperature)
             averaged = (features + self.fitted.features[around].sum(axis=1)) / (1 + near.shape[1])
+            assert isinstance(self.unknown, confidence.Strange)  # as references give it
             scores = self.unknown.score(averaged, alone, near, probabilities.argmax(axis=1))
             strange = (scores > self.unknown.threshold) | learnt.foreign
             humble = confidence.humbled(probabilities, learnt.most)
             probabilities = np.where(strange[:, None], humble, probabilities)
         else:
             probabilities = confidence.calibrate(probabilities, learnt.temperature)
-            if self.unknown is not None:
+            if isinstance(self.unknown, confidence.Unknown):
                 around = self.fitted.features[self.anchors[near[:, : AVERAGED - 1]]].sum(axis=1)  # (B, D)
                 averaged = (features + around) / (1 + min(AVERAGED - 1, near.shape[1]))
                 strange = self.unknown.score(averaged, probabilities, near) > self.unknown.threshold

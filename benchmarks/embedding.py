@@ -46,6 +46,7 @@ from sklearn.metrics import (
 from sklearn.neighbors import NearestNeighbors
 
 import data_loader as data
+from reading import catalogue
 from stages import directions, embedding, reduce
 
 try:
@@ -357,8 +358,8 @@ def homogeneous(cells: int, depth: int, seed: int = 0) -> Cells:
 
 def load(folder: Path, names: Sequence[str] | None, most: int) -> list[Cells]:
     with contextlib.redirect_stdout(io.StringIO()):
-        table = data.orthologs(folder, offline=True)
-        entries = [entry for entry in data.catalogue(folder) if entry.path is not None]
+        table = catalogue.orthologs(folder, offline=True)
+        entries = [entry for entry in catalogue.read_catalogue(folder) if entry.path is not None]
         named = data.gene_names(entries, table)
     out = []
     for one in named:

@@ -17,11 +17,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-import data_loader as data
 from annotation import foreign
 from annotation import labeller as learn
 from annotation.work import pretrain_here
-from reading import align, normalize
+from reading import align, catalogue, normalize
 from reading import source as q
 from reading.cells import Cells, read
 from stages import reduce
@@ -97,7 +96,7 @@ def source(cells: Cells, rows: np.ndarray, table) -> q.Source:
 
 def unknown_reference(args) -> list[dict]:
     """One row for each reference, query and type left out; args.cells bounds the cells of either side."""
-    table = data.orthologs(args.data_dir, offline=True)
+    table = catalogue.orthologs(args.data_dir, offline=True)
     with open(args.data_dir / "datasets.csv") as file:
         names = pd.read_csv(file)["name"]
     wanted = args.datasets.split(",") if args.datasets else list(names)

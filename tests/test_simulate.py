@@ -192,3 +192,17 @@ def test_a_technology_shifts_the_same_genes_in_every_dataset():
         shifts.append(of_one)
     same = np.corrcoef(shifts[0][0], shifts[0][1])[0, 1]
     assert same > np.corrcoef(shifts[0][0], shifts[1][1])[0, 1]
+
+
+def test_groups_are_named_by_their_commonest_simulated_type(quick, tmp_path):
+    folder, _ = quick
+    _, _, cells, obs = read(folder / "Sim_human_blood.h5")
+    explored = tmp_path / "explored.csv"
+    explored.write_text("cell,group\n" + "".join(f"{cell},{1 + i % 2}\n" for i, cell in enumerate(cells)))
+    simulate.main([str(folder), "--name", str(explored)])
+    lines = (tmp_path / "explored.labels.csv").read_text().splitlines()
+    kinds = obs["simulated_type"]
+    common = [max(sorted(set(kinds[i::2])), key=list(kinds[i::2]).count) for i in (0, 1)]
+    assert lines[:2] == ["# groups: explored.csv", "group,cell_type"]
+    counts = [list(kinds[i::2]).count(lines[2 + i].split(",")[1]) for i in (0, 1)]
+    assert counts == [list(kinds[i::2]).count(kind) for i, kind in enumerate(common)]
