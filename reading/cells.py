@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +13,19 @@ from scipy.sparse import csr_matrix, vstack
 
 from reading.hdf5 import (
     FROM_R,
-    OPENERS,
     Layout,
     beside_ids,
     h5ad_nodes,
     kind_of_hdf5,
     modality_of,
     named,
+    no_column,
     numbered,
+    open_10x,
+    open_cellblast,
+    open_h5ad,
+    open_h5mu,
+    open_loom,
     opened,
 )
 from reading.matrix import AS_CSR, REWRITE, Unreadable, canonical, refuse_negative, sparse, stack
@@ -92,57 +97,47 @@ def read(path, *, name=None, label_key=None, layer=None, use_raw=False, genome=N
     modality: of an .h5mu. Raises FileNotFoundError, or ValueError with dataset, file and remedy.
     """
     path = Path(path)
-    kind = format_of(path)
-    which = options(kind, path, name, layer=layer, use_raw=use_raw, genome=genome, modality=modality)
-    if kind in OPENERS:
-        return _read_hdf5(kind, path, name, label_key, **which)
-    if kind == "zarr":
-        return read_zarr(path, name=name, label_key=label_key, **which)
-    readers = {
-        "numpy": read_numpy,
-        "mtx": read_10x_mtx,
-        "table": read_table,
-    }
-    return readers[kind](path, name=name, label_key=label_key)
+    wanted = {"layer": layer, "use_raw": use_raw, "genome": genome, "modality": modality}
+    with open_layout(path, name or name_of(path), **wanted) as (layout, where), named(where):
+        labels = labels_of(layout.columns, layout.column, label_key, layout.usual)
+        cells = Cells(name or name_of(path), path, layout.whole(), layout.genes, layout.cells, labels)
+        cells.columns, cells.note, cells.ids = layout.columns, layout.note, layout.ids
+        cells.doubled, cells.foreign = layout.doubled, layout.foreign
+        return checked(cells, layout.remedy)
 
 
-def options(kind: str, path: Path, name: str | None, **wanted) -> dict:
+@contextmanager
+def open_layout(path: Path, name: str, **wanted) -> Iterator[tuple[Layout, str]]:
+    """A file or folder of any format, opened: where its parts lie, and the words "NAME (PATH)". Errors as `read`."""
+    kind = FORMATS[format_of(path)]
+    which = options(kind, f"{name} ({path})", wanted)
+    if not kind.hdf5:
+        with named(f"{name} ({path})"):
+            layout = kind.open(path, f"{name} ({path})", **which)
+        yield layout, f"{name} ({path})"
+        return
+    with opened(path, name) as (file, where):
+        with named(where):
+            layout = kind.open(file, where, **which)
+        yield layout, where  # outside `named`: what the caller raises is not the file's fault
+
+
+def options(kind: Format, where: str, wanted: dict) -> dict:
     """Those of layer, use_raw, genome and modality that a format has; Unreadable for one that was asked of another."""
-    known = {"h5ad": ("layer", "use_raw", "genome"), "h5mu": ("layer", "use_raw", "genome", "modality"),
-             "zarr": ("layer", "use_raw"), "10x": ("genome",)}.get(kind, ())  # fmt: skip
-    where = f"{name or name_of(path)} ({path})"
-    if "layer" not in known and (wanted.get("layer") is not None or wanted.get("use_raw")):
+    if "layer" not in kind.options and (wanted.get("layer") is not None or wanted.get("use_raw")):
         raise Unreadable(f"{where}: only .h5ad files have layers and .raw; leave the option out")
-    if "modality" not in known and wanted.get("modality") is not None:
+    if "modality" not in kind.options and wanted.get("modality") is not None:
         raise Unreadable(f"{where}: only .h5mu files have modalities; leave --modality out")
-    return {key: value for key, value in wanted.items() if key in known}
+    return {key: value for key, value in wanted.items() if key in kind.options}
 
 
-def _read_hdf5(kind: str, path, name, label_key, **which) -> Cells:
-    path = Path(path)
-    name = name or name_of(path)
-    with opened(path, name) as (file, where), named(where):
-        layout = OPENERS[kind](file, where, **which)
-        labels = labels_of(layout.columns, layout.column, label_key)
-        cells = Cells(name, path, layout.whole(), layout.genes, layout.cells, labels, layout.columns, layout.note)
-        cells.ids, cells.doubled, cells.foreign = layout.ids, layout.doubled, layout.foreign
-    return checked(cells, layout.remedy)
-
-
-def read_zarr(path, *, name=None, label_key=None, layer=None, use_raw=False) -> Cells:
+def open_zarr(path: Path, where: str, *, layer: str | None = None, use_raw: bool = False) -> Layout:
     """An AnnData in a .zarr store, as anndata reads it: whole, in memory."""
-    path = Path(path)
-    name = name or name_of(path)
-    where = f"{name} ({path})"
-    with named(where):
-        adata = read_zarr_store(path)
-        words = ".raw" if use_raw else "X" if layer is None else f"layers[{layer!r}]"
-        found = of_anndata(adata, name)
+    found = of_anndata(read_zarr_store(path), name_of(path))
+    words = ".raw" if use_raw else "X" if layer is None else f"layers[{layer!r}]"
     if words not in found:
         raise Unreadable(f"{where}: it has no {words}; use {' or '.join(found)}")
-    cells = found[words]
-    cells.path, cells.labels = path, labels_of(cells.columns, cells.table.__getitem__, label_key)
-    return checked(cells)
+    return layout_of(found[words])
 
 
 def read_zarr_store(path: Path):
@@ -202,31 +197,57 @@ def in_memory_csr(matrix) -> csr_matrix:
     return values
 
 
-def read_10x_mtx(path, *, name=None, label_key=None) -> Cells:
-    """A folder (or the matrix.mtx in it) as 10x writes it, compressed or not. It has no labels."""
-    path = Path(path)
-    name = name or name_of(path)
-    folder = path if path.is_dir() else path.parent
-    counts, genes, ids, cells, note = parse_mtx(folder, f"{name} ({path})")
-    return checked(Cells(name, path, counts, genes, cells, note=note, ids=ids, doubled=True))
+class InMemory:
+    """A matrix (N, G) that is in memory already, behind the methods of one that is read from a file."""
+
+    layout = "csr"
+
+    def __init__(self, counts: csr_matrix):
+        self.counts, self.shape, self.entries = counts, counts.shape, counts.nnz
+
+    def whole(self) -> csr_matrix:
+        return self.counts
+
+    def rows(self, start: int, stop: int) -> csr_matrix:
+        return self.counts[start:stop]
 
 
-def read_table(path, *, name=None, label_key=None) -> Cells:
+def layout_of(cells: Cells) -> Layout:
+    """Cells in memory as a layout."""
+    return Layout(
+        matrix=InMemory(cells.counts), genes=cells.genes, cells=cells.cells, columns=cells.columns,
+        column=cells.table.__getitem__, note=cells.note, ids=cells.ids, doubled=cells.doubled, foreign=cells.foreign,
+    )  # fmt: skip
+
+
+def open_mtx(path: Path, where: str) -> Layout:
+    """A folder (or the matrix.mtx in it) as 10x, kallisto, alevin-fry or Parse write it. It has no labels."""
+    counts, genes, ids, cells, note = parse_mtx(path if path.is_dir() else path.parent, where)
+    refuse_negative(counts, where, note.split(",")[0], "")
+    return Layout(
+        matrix=InMemory(counts),
+        genes=genes,
+        cells=cells,
+        columns=[],
+        column=no_column,
+        note=note,
+        ids=ids,
+        doubled=True,
+    )
+
+
+def open_table(path: Path, where: str) -> Layout:
     """A .csv or .tsv (.gz), cells x genes or genes x cells; the note says how it was taken."""
-    path = Path(path)
-    name = name or name_of(path)
-    where = f"{name} ({path})"
-    with named(where):
-        counts, genes, cells, table, note, doubled = parse_table(path, where)
-    labels = labels_of(list(table), table.get, label_key)
-    return checked(Cells(name, path, counts, genes, cells, labels, list(table), note, table, doubled=doubled))
+    counts, genes, cells, table, note, doubled = parse_table(path, where)
+    refuse_negative(counts, where, note.split(",")[0], "")
+    return Layout(
+        matrix=InMemory(counts), genes=genes, cells=cells, columns=list(table),
+        column=lambda key: np.array(table[key], dtype=object), note=note, doubled=doubled,
+    )  # fmt: skip
 
 
-def read_numpy(path, *, name=None, label_key=None) -> Cells:
+def open_numpy(folder: Path, where: str) -> Layout:
     """A folder with feature.npy (N, G), gene_list.npy (G,) and, where there are labels, label.npy (N,)."""
-    folder = Path(path)
-    name = name or name_of(folder)
-    where = f"{name} ({folder})"
     values = load_npy(folder / "feature.npy", where, mmap=True)
     if values.ndim != 2 or values.dtype.kind not in "iufb":
         raise Unreadable(
@@ -239,9 +260,14 @@ def read_numpy(path, *, name=None, label_key=None) -> Cells:
     blocks = (canonical(sparse(values[a : a + step]), where, "feature.npy") for a in range(0, values.shape[0], step))
     counts = stack(blocks, values.shape[1])
     labels = as_labels(load_npy(folder / "label.npy", where).ravel()) if (folder / "label.npy").exists() else None
+    refuse_negative(counts, where, "feature.npy", "")
+    if labels is not None and len(labels) != len(values):
+        raise Unreadable(f"{where}: {len(labels):,} labels for {len(values):,} cells; {REWRITE}")
     table = {} if labels is None else {"label.npy": labels}
-    cells = numbered(len(values))
-    return checked(Cells(name, folder, counts, genes, cells, labels, list(table), "feature.npy", table))
+    return Layout(
+        matrix=InMemory(counts), genes=genes, cells=numbered(len(values)), columns=list(table),
+        column=table.__getitem__, note="feature.npy", usual="label.npy",
+    )  # fmt: skip
 
 
 def load_npy(path: Path, where: str, mmap: bool = False) -> np.ndarray:
@@ -270,27 +296,24 @@ class RowBlocks:
     note: where values and genes came from. Values may be negative here: the sample tells what they are.
     """
 
-    def __init__(self, name: str, path: Path, layout: Layout | None = None, cells: Cells | None = None):
-        source = layout or cells
+    def __init__(self, name: str, path: Path, layout: Layout):
         self.name, self.path, self.where = name, path, f"{name} ({path})"
-        self.genes, self.cells, self.columns, self.note = source.genes, source.cells, source.columns, source.note
-        self.ids = source.ids  # (G,) Ensembl ids of the genes, or none
-        self.doubled = source.doubled  # gene names that occur twice are usual in such a file
-        self.foreign = source.foreign  # cells mostly of another genome, read as empty
+        self.genes, self.cells, self.columns, self.note = layout.genes, layout.cells, layout.columns, layout.note
+        self.ids = layout.ids  # (G,) Ensembl ids of the genes, or none
+        self.doubled = layout.doubled  # gene names that occur twice are usual in such a file
+        self.foreign = layout.foreign  # cells mostly of another genome, read as empty
         self.n_cells, self.n_genes = len(self.cells), len(self.genes)
-        self.remedy = layout.remedy if layout else ""
-        self._layout, self._read = layout, cells
-        self._whole = cells.counts if cells else None
-        if layout:
-            genes = layout.matrix.shape[1] if layout.keep is None else len(layout.keep)
-            check_sizes(self.where, layout.matrix.shape[0], genes, self.n_genes, self.n_cells)
-            if layout.matrix.layout == "csc":
-                self.note += "; stored by genes, so it is read whole"
+        self.remedy = layout.remedy
+        self._layout, self._whole = layout, None
+        genes = layout.matrix.shape[1] if layout.keep is None else len(layout.keep)
+        check_sizes(self.where, layout.matrix.shape[0], genes, self.n_genes, self.n_cells)
+        if layout.matrix.layout == "csc":
+            self.note += "; stored by genes, so it is read whole"
 
     @property
     def streamed(self) -> bool:
         """Whether blocks are read from the file one by one, instead of the whole at once."""
-        return self._layout is not None and self._layout.matrix.layout != "csc"
+        return self._layout.matrix.layout != "csc" and not isinstance(self._layout.matrix, InMemory)
 
     @property
     def obs(self):
@@ -304,18 +327,16 @@ class RowBlocks:
         if key not in self.columns:
             raise KeyError(key)
         with named(self.where):
-            return np.asarray(self._layout.column(key) if self._layout else self._read.table[key])
+            return np.asarray(self._layout.column(key))
 
     def labels(self, key: str | None = None) -> np.ndarray | None:  # (N,) object
         """Cell types as text, "" for a cell without one; None where the column does not exist."""
-        if key is None and self._read:
-            return self._read.labels
         with named(self.where):
-            return labels_of(self.columns, self.column, key)
+            return labels_of(self.columns, self.column, key, self._layout.usual)
 
     def rows(self, start: int, stop: int) -> csr_matrix:  # (stop - start, G)
         """Cells start..stop, canonical float32; ValueError where a value is NaN or infinite."""
-        if self.streamed:
+        if self._layout.matrix.layout != "csc":
             with named(self.where):
                 return self._layout.rows(start, stop)
         if self._whole is None:
@@ -350,17 +371,10 @@ def open_rows(path, *, name=None, layer=None, use_raw=False, genome=None, modali
     HDF5 files are never loaded whole, unless stored by genes; text and numpy files are. Errors as read().
     """
     path = Path(path)
-    kind = format_of(path)
     name = name or name_of(path)
     wanted = {"layer": layer, "use_raw": use_raw, "genome": genome, "modality": modality}
-    if kind not in OPENERS:
-        yield RowBlocks(name, path, cells=read(path, name=name, **wanted))
-        return
-    which = options(kind, path, name, **wanted)
-    with opened(path, name) as (file, where):
-        with named(where):
-            rows = RowBlocks(name, path, layout=OPENERS[kind](file, where, **which))
-        yield rows  # outside `named`: what the caller raises is not the file's fault
+    with open_layout(path, name, **wanted) as (layout, _):
+        yield RowBlocks(name, path, layout)
 
 
 def matrices(path, modality: str | None = None) -> dict[str, dict]:
@@ -384,8 +398,30 @@ def matrices(path, modality: str | None = None) -> dict[str, dict]:
         return {words: which[words] for words in h5ad_nodes(file)}
 
 
+@dataclass(frozen=True)
+class Format:
+    """How a format is opened: handed the open HDF5 file or the path, the words for messages, and its `options`."""
+
+    open: Callable[..., Layout]
+    hdf5: bool = False
+    options: tuple[str, ...] = ()
+
+
+FORMATS = {  # the one list of them; `format_of` says which of them a file is
+    "cellblast": Format(open_cellblast, hdf5=True),
+    "h5ad": Format(open_h5ad, hdf5=True, options=("layer", "use_raw", "genome")),
+    "h5mu": Format(open_h5mu, hdf5=True, options=("layer", "use_raw", "genome", "modality")),
+    "10x": Format(open_10x, hdf5=True, options=("genome",)),
+    "loom": Format(open_loom, hdf5=True),
+    "zarr": Format(open_zarr, options=("layer", "use_raw")),
+    "mtx": Format(open_mtx),
+    "table": Format(open_table),
+    "numpy": Format(open_numpy),
+}
+
+
 def format_of(path: Path) -> str:
-    """'cellblast', 'h5ad', 'h5mu', '10x', 'loom', 'zarr', 'numpy', 'mtx' or 'table': HDF5 by content, others by name.
+    """The key of FORMATS that a file or folder is: HDF5 by content, others by name.
 
     Raises Unreadable with what to do for what is no file of cells: an address, an archive, R's formats.
     """
@@ -444,10 +480,10 @@ def name_of(path: Path) -> str:
     return stem
 
 
-def labels_of(columns: Iterable[str], column, wanted: str | None) -> np.ndarray | None:
-    """The wanted column as cell types, else the first of LABEL_KEYS; None where there is none of them."""
+def labels_of(columns: Iterable[str], column, wanted: str | None, usual: str = "") -> np.ndarray | None:
+    """The wanted column as cell types, else `usual` or the first of LABEL_KEYS; None where there is none of them."""
     columns = set(columns)
-    key = next((key for key in ([wanted] if wanted else LABEL_KEYS) if key in columns), None)
+    key = next((key for key in ([wanted] if wanted else [usual, *LABEL_KEYS]) if key in columns), None)
     return None if key is None else as_labels(column(key))
 
 

@@ -31,6 +31,7 @@ class Layout:
     doubled: whether files of this kind have gene names twice; as symbols beside unique ids are in every 10x file.
     others: the matrix columns of genomes that were not chosen; a cell with more counts of these is read as empty.
     foreign: how many such cells there are, once `count_foreign` has looked.
+    usual: the column of cell types where none is asked for, if the format has its own.
     """
 
     matrix: Matrix
@@ -45,6 +46,7 @@ class Layout:
     doubled: bool = False
     others: np.ndarray | None = field(default=None)
     foreign: int = 0
+    usual: str = ""
 
     def whole(self) -> csr_matrix:  # (N, G)
         """All rows."""
@@ -404,15 +406,6 @@ def open_loom(file: h5py.File, where: str) -> Layout:
         ids=ensembl_ids(index, others),
         doubled=beside_ids(found),
     )
-
-
-OPENERS = {
-    "cellblast": open_cellblast,
-    "h5ad": open_h5ad,
-    "h5mu": open_h5mu,
-    "10x": open_10x,
-    "loom": open_loom,
-}
 
 
 def beside_ids(found: str) -> bool:

@@ -17,6 +17,7 @@ from reading.cells import (
     RowBlocks,
     Unreadable,
     kind_of_names,
+    layout_of,
     matrices,
     open_rows,
     species_from_case,
@@ -158,7 +159,7 @@ def open_source(path: Path, table: Mapping[str, str], **how) -> Iterator[Source]
 
 def in_memory(cells: Cells, table: Mapping[str, str], matrix: str, found: normalize.Values, **how) -> Source:
     """A dataset that is in memory already, as a notebook has it."""
-    return decide(RowBlocks(cells.name, cells.path, cells=cells), matrix, found, table, **how)
+    return decide(RowBlocks(cells.name, cells.path, layout_of(cells)), matrix, found, table, **how)
 
 
 def choose(samples: Mapping[str, csr_matrix], values: str | None, where: str) -> tuple[str, normalize.Values]:

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 import annotate
 from annotation import labeller, outcome
 from reading import source as q
-from reading.cells import Cells, RowBlocks
+from reading.cells import Cells, RowBlocks, layout_of
 
 GENES = [f"{letter}{word}{i}" for i in range(20) for letter in "ABCDE" for word in ("CD", "TF", "KL")]  # 300
 TYPES = ("B cell", "T cell", "Mono")
@@ -695,7 +695,8 @@ def test_genes_match_whatever_their_order_and_case(genes, data):
 
 def decided(genes, table) -> q.Source:
     counts = csr_matrix(np.ones((2, len(genes)), np.float32))
-    rows = RowBlocks("d", annotate.Path("d"), cells=Cells("d", annotate.Path("d"), counts, list(genes), ["a", "b"]))
+    cells = Cells("d", annotate.Path("d"), counts, list(genes), ["a", "b"])
+    rows = RowBlocks("d", annotate.Path("d"), layout_of(cells))
     return q.decide(rows, "X", q.normalize.Values("counts"), table, species="human")
 
 
