@@ -52,6 +52,13 @@ LARGE = 500_000_000  # bytes: a longer copy says so
 def build_parser() -> flags.Parser:
     """The flags of this command."""
     parser = flags.Parser(__doc__)
+    add_cells(parser)
+    add_how(parser)
+    return parser
+
+
+def add_cells(parser: flags.Parser) -> None:
+    """What is labelled, and what says the types."""
     cells = parser.add_argument_group("cells")
     cells.add_argument("--query", type=Path, required=True, metavar="FILE", help="the cells to label")
     cells.add_argument(
@@ -99,6 +106,10 @@ def build_parser() -> flags.Parser:
         action="store_true",
         help="go on with doubled gene names, or under 10 %% of the checkpoint's genes",
     )
+
+
+def add_how(parser: flags.Parser) -> None:
+    """How it is done, and what is written."""
     how = parser.add_argument_group("how")
     flags.keep(
         how,
@@ -130,7 +141,6 @@ def build_parser() -> flags.Parser:
     flags.keep(how, "--offline", action="store_true", help="never touch the network")
     flags.keep(how, "--seed", type=flags.natural, default=0, help="every chance comes from it (default: 0)")
     flags.talking(how)
-    return parser
 
 
 if __name__ == "__main__":
