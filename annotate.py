@@ -13,7 +13,8 @@ python annotate.py --query cells.h5ad --markers markers.csv --out annotated.h5ad
 python annotate.py --query cells.h5ad --out annotated.h5ad --embed_only
     no types, just the embedding for scanpy
 
-Query and references: .h5ad, 10x .h5 or filtered_feature_bc_matrix/, Cell BLAST .h5, .csv/.tsv(.gz), .loom.
+Query and references: .h5ad, .h5mu, .zarr, 10x .h5 or filtered_feature_bc_matrix/, kallisto, alevin-fry and Parse folders,
+Cell BLAST .h5, .csv/.tsv(.gz), .loom.
 The same from Python: from annotate import annotate; adata = annotate(adata, label_key="cell_type")
 """
 
@@ -350,7 +351,7 @@ def annotate(
     offline: bool = True,
     verbose: bool = True,
 ) -> AnnData:
-    """The command for an AnnData in memory, or backed: a copy with the new fields; the README says what each is.
+    """The command for an AnnData in memory, or backed: a copy with the new fields; docs/annotate.md says what each is.
 
     Args:
         adata: the cells to label, (N, G). It stays as it is; a backed one is read from its file, the copy is in memory.
@@ -363,7 +364,7 @@ def annotate(
         embed_only: no labels, only the embedding.
         pretrained_model: a checkpoint of main.py. Default: an encoder is made of the cells at hand.
         gene_list: the genes of a published bare checkpoint.
-        values: what the numbers are, "counts", "cp10k" or "log" (see --help). Default: found out.
+        values: what the numbers are, "counts", "cp10k", "log1p" ... (see --help). Default: found out.
         species, reference_species: "human" or "mouse". Default: told from the gene names.
         unknown: the share of known cells that may be called Unknown, e.g. 0.05. None: no cell is.
         consensus: let small clusters vote.

@@ -324,10 +324,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.quick and args.large:
         parser.error("--quick and --large exclude each other")
-    if args.name:
-        print(f"{name_groups(args.folder, args.name)} written")
-        return
+    if args.name and not args.name.is_file():
+        parser.error(f"there is no {args.name}; name the .csv that annotate.py --explore wrote")
     try:
+        if args.name:
+            print(f"{name_groups(args.folder, args.name)} written")
+            return
         if args.large:
             entries = simulate_large(args.folder, seed=args.seed)
         else:

@@ -35,6 +35,9 @@ class Wishes:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, usual in (("explore", GROUPS), ("unknown", 0.05)):
+            if getattr(self, name) is True:  # in a notebook, like the flag without a number
+                object.__setattr__(self, name, usual)
         if self.unknown is not None and not 0 <= self.unknown < 1:
             raise ValueError(f"--unknown is a share of cells, from 0 to below 1, not {self.unknown}")
         for name in ("suggest", "seed", "explore"):
