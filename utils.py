@@ -324,7 +324,7 @@ def read_results(path: Path, columns: Sequence[str] = RESULT_COLUMNS) -> pd.Data
         return pd.DataFrame(columns=list(columns))
     try:
         table = pd.read_csv(path, dtype={"dataset": str, "arm": str, "run": str}, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (ValueError, OverflowError) as error:  # pandas' own kinds and UnicodeDecodeError are ValueErrors
         raise ValueError(f"{path} is not a table of results ({error}); move it away") from error
     if missing := set(KEY_COLUMNS) - set(table.columns):
         raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}; move it away")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
+from reading.guard import named, regular
 from reading.hdf5 import (
     FROM_R,
     OPENERS,
@@ -19,7 +20,6 @@ from reading.hdf5 import (
     h5ad_nodes,
     kind_of_hdf5,
     modality_of,
-    named,
     numbered,
     opened,
 )
@@ -207,7 +207,9 @@ def read_10x_mtx(path, *, name=None, label_key=None) -> Cells:
     path = Path(path)
     name = name or name_of(path)
     folder = path if path.is_dir() else path.parent
-    counts, genes, ids, cells, note = parse_mtx(folder, f"{name} ({path})")
+    where = f"{name} ({path})"
+    with named(where):
+        counts, genes, ids, cells, note = parse_mtx(folder, where)
     return checked(Cells(name, path, counts, genes, cells, note=note, ids=ids, doubled=True))
 
 
@@ -227,7 +229,12 @@ def read_numpy(path, *, name=None, label_key=None) -> Cells:
     folder = Path(path)
     name = name or name_of(folder)
     where = f"{name} ({folder})"
-    values = load_npy(folder / "feature.npy", where, mmap=True)
+    with named(where):
+        return _parse_numpy(folder, name, where)
+
+
+def _parse_numpy(folder: Path, name: str, where: str) -> Cells:
+    values = load_npy(folder / "feature.npy", where)
     if values.ndim != 2 or values.dtype.kind not in "iufb":
         raise Unreadable(
             f"{where}: feature.npy holds {values.dtype} of shape {values.shape}, not a table of numbers, "
@@ -244,15 +251,21 @@ def read_numpy(path, *, name=None, label_key=None) -> Cells:
     return checked(Cells(name, folder, counts, genes, cells, labels, list(table), "feature.npy", table))
 
 
-def load_npy(path: Path, where: str, mmap: bool = False) -> np.ndarray:
-    """One .npy file; pickled objects are never opened, because opening them runs what they say."""
+def load_npy(path: Path, where: str) -> np.ndarray:
+    """One .npy file, mapped, so that its stated shape is compared with its size before memory is taken.
+
+    Pickled objects are never opened, because opening them runs what they say.
+    """
+    regular(path, where)
     try:
-        return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise Unreadable(
             f"{where}: no {path.name} in it; the folder needs feature.npy (cells x genes), gene_list.npy and label.npy"
         ) from None
-    except (OSError, ValueError, EOFError) as error:
+    except MemoryError:
+        raise  # said at the boundary
+    except Exception as error:  # a damaged header is parsed as Python: SyntaxError, TokenError, SystemError
         if "object" in str(error).lower():
             raise Unreadable(
                 f"{where}: {path.name} holds Python objects, which are not opened because that could run a "
@@ -261,6 +274,9 @@ def load_npy(path: Path, where: str, mmap: bool = False) -> np.ndarray:
                 "for feature.npy"
             ) from None
         raise Unreadable(f"{where}: {path.name} is not a whole .npy file ({error}); save it again") from error
+    if not isinstance(values, np.ndarray):
+        raise Unreadable(f"{where}: {path.name} is an .npz archive; save one array a file with numpy.save")
+    return values
 
 
 class RowBlocks:
@@ -304,7 +320,13 @@ class RowBlocks:
         if key not in self.columns:
             raise KeyError(key)
         with named(self.where):
-            return np.asarray(self._layout.column(key) if self._layout else self._read.table[key])
+            values = np.asarray(self._layout.column(key) if self._layout else self._read.table[key])
+        if values.shape != (self.n_cells,):
+            raise Unreadable(
+                f"{self.where}: column {key!r} holds values of shape {values.shape} for {self.n_cells:,} cells; "
+                f"{REWRITE}"
+            )
+        return values
 
     def labels(self, key: str | None = None) -> np.ndarray | None:  # (N,) object
         """Cell types as text, "" for a cell without one; None where the column does not exist."""
@@ -406,6 +428,7 @@ def format_of(path: Path) -> str:
                 "barcodes.tsv, kallisto's cells_x_genes files, a .zarr store, or feature.npy and gene_list.npy"
             )
         return "numpy"
+    regular(path, f"{name} ({path})")
     bare = path.name.lower().removesuffix(".gz")
     if bare.endswith(TABLES):
         return "table"
