@@ -170,6 +170,21 @@ def datasets(folder: Path) -> tuple[Path, list[Path]]:
     return inside, [path]
 
 
+def results(folder: Path) -> tuple[Path, list[Path]]:
+    import utils
+
+    for seed in range(4):
+        row = {"dataset": "a", "arm": "scratch", "seed": seed, "accuracy": 0.5, "run": "x"}
+        utils.write_result(folder / "small.csv", row)
+    return folder / "small.csv", [folder / "small.csv"]
+
+
+def read_results(path: Path) -> None:
+    import utils
+
+    utils.read_results(path)
+
+
 def read_cells(path: Path) -> None:
     """Everything that a run reads of a dataset: whole, its matrices, its rows, its columns."""
     cells.read(path)
@@ -197,6 +212,7 @@ FORMATS: dict[str, tuple[Callable, Callable]] = {
     "npy folder": (npy, read_cells),
     "ortholog table": (orthologs, align.read_orthologs),
     "catalogue": (datasets, catalogue.read_catalogue),
+    "result table": (results, read_results),
 }
 
 

@@ -13,10 +13,11 @@ import h5py
 import numpy as np
 import pytest
 
+import utils
 from reading.align import read_orthologs
 from reading.cells import Unreadable, open_rows, read
 
-EACH = 24  # cases a format
+EACH = 22  # cases a format
 
 
 @pytest.mark.parametrize("kind", campaign.FORMATS)
@@ -113,3 +114,15 @@ def test_a_column_of_another_length_is_told_by_name_when_the_file_is_opened(tmp_
         file["obs/n"].attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     with pytest.raises(Unreadable, match="small.*column 'n' has 7 values for 20 cells"), open_rows(path):
         pass
+
+
+def test_a_word_in_place_of_a_number_in_a_result_table_is_told_with_its_row(tmp_path):
+    path, _ = campaign.results(tmp_path)
+    whole = path.read_text()
+    for old, new, words in [
+        (",0.5,", ",half,", "row 1: accuracy is 'half'"),
+        ("scratch,2,", "scratch,,", "row 3: seed"),
+    ]:
+        path.write_text(whole.replace(old, new, 1))
+        with pytest.raises(ValueError, match=f"small.csv, {words}"):
+            utils.read_results(path)
