@@ -13,8 +13,8 @@ python annotate.py --query cells.h5ad --markers markers.csv --out annotated.h5ad
 python annotate.py --query cells.h5ad --out annotated.h5ad --embed_only
     no types, just the embedding for scanpy
 
-Query and references: .h5ad, .h5mu, .zarr, 10x .h5 or filtered_feature_bc_matrix/, kallisto, alevin-fry and Parse folders,
-Cell BLAST .h5, .csv/.tsv(.gz), .loom.
+Query and references: .h5ad, .h5mu, .zarr, 10x .h5 or filtered_feature_bc_matrix/, folders of kallisto, alevin-fry and
+Parse, Cell BLAST .h5, .csv/.tsv(.gz), .loom.
 The same from Python: from annotate import annotate; adata = annotate(adata, label_key="cell_type")
 """
 

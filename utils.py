@@ -324,15 +324,30 @@ def read_results(path: Path, columns: Sequence[str] = RESULT_COLUMNS) -> pd.Data
         return pd.DataFrame(columns=list(columns))
     try:
         table = pd.read_csv(path, dtype={"dataset": str, "arm": str, "run": str}, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (ValueError, OverflowError) as error:  # pandas' own kinds and UnicodeDecodeError are ValueErrors
         raise ValueError(f"{path} is not a table of results ({error}); move it away") from error
+    if not isinstance(table.index, pd.RangeIndex):
+        raise ValueError(f"{path} is not a table of results (its rows have more fields than its head); move it away")
     if missing := set(KEY_COLUMNS) - set(table.columns):
         raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}; move it away")
     table = table.reindex(columns=[*columns, *(name for name in table.columns if name not in columns)])
-    for name in table.columns.difference(KEY_COLUMNS):
+    for name in table.columns.difference(("dataset", "arm", "run")):
         if table[name].dtype == object:  # an empty field among numbers
-            table[name] = pd.to_numeric(table[name], errors="coerce")
+            table[name] = _numbers(table[name], path, columns)
     return table
+
+
+def _numbers(column: pd.Series, path: Path, columns: Sequence[str]) -> pd.Series:
+    """A column that was read as text, as numbers; ValueError where one of ours holds a word, or no seed."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    missing = column.astype(str).str.strip().str.lower().isin(("", "nan")) & (column.name != "seed")
+    words = column[numbers.isna() & ~missing]
+    if len(words) and column.name in columns:
+        row = int(words.index[0]) + 1
+        raise ValueError(
+            f"{path}, row {row}: {column.name} is {words.iloc[0]!r}, not a number; put it right or move it away"
+        )
+    return numbers
 
 
 def write_result(path: Path, row: dict[str, Any], columns: Sequence[str] = RESULT_COLUMNS) -> None:

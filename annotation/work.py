@@ -200,8 +200,8 @@ def labels_of(source: Source, wishes: Wishes, referred: bool) -> np.ndarray:  # 
         wanted = f"column {key!r}" if key else "column cell_ontology_class or cell_type"
         columns = source.rows.columns
         has = f"it has {', '.join(columns)}. Name one with --label_key" if columns else "it has no columns of cells"
-        other = "" if referred else ", name a labelled dataset with --reference, a table with --labels or marker genes with --markers, or begin "
-            "with --explore"
+        ways = "a labelled dataset with --reference, a table with --labels or marker genes with --markers"
+        other = "" if referred else f", name {ways}, or begin with --explore"
         raise ValueError(f"{source.where}: no {wanted} to take cell types from; {has}{other}")
     if not (labels != "").any():
         without = f" once {', '.join(unlabeled)} count as none" if unlabeled else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from reading.guard import DAMAGE, regular
 from reading.names import mangled
 
 ORTHOLOG_FILE = "ncbi_mgi_ensembl__mouse-lemur_human_mouse__orthologs__gene_names__one2one.csv"
@@ -20,16 +21,23 @@ def read_orthologs(path: Path) -> dict[str, str]:
 
     Raises ValueError where the file lacks one of the two columns or holds no pair.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if missing := {HUMAN_COLUMN, MOUSE_COLUMN} - set(rows.fieldnames or ()):
-            raise ValueError(
-                f"{path}: the ortholog table has no column {', '.join(sorted(missing))}; "
-                "delete the file to have it downloaded again"
-            )
-        pairs = {row[HUMAN_COLUMN].upper(): row[MOUSE_COLUMN].upper() for row in rows if row[HUMAN_COLUMN]}
+    again = "delete the file to have it downloaded again"
+    regular(path, str(path))
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            names, lines = set(rows.fieldnames or ()), list(rows)
+    except FileNotFoundError:
+        raise
+    except DAMAGE as error:
+        raise ValueError(f"{path}: the ortholog table cannot be read ({error}); {again}") from error
+    if missing := {HUMAN_COLUMN, MOUSE_COLUMN} - names:
+        raise ValueError(f"{path}: the ortholog table has no column {', '.join(sorted(missing))}; {again}")
+    if any(row[HUMAN_COLUMN] is None or row[MOUSE_COLUMN] is None for row in lines):
+        raise ValueError(f"{path}: the ortholog table ends too early, or a line of it does; {again}")
+    pairs = {row[HUMAN_COLUMN].upper(): row[MOUSE_COLUMN].upper() for row in lines if row[HUMAN_COLUMN]}
     if not pairs:
-        raise ValueError(f"{path}: the ortholog table is empty; delete the file to have it downloaded again")
+        raise ValueError(f"{path}: the ortholog table is empty; {again}")
     return pairs
 
 

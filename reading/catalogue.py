@@ -11,6 +11,7 @@ from pathlib import Path
 from files import writable
 from reading import align, download
 from reading.cells import read
+from reading.guard import DAMAGE, regular
 from voice import log
 
 HERE = Path(__file__).resolve().parents[1]  # the project
@@ -74,26 +75,37 @@ def read_catalogue(
 
 
 def _lines(path: Path) -> list[Entry]:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if missing := set(CATALOGUE_COLUMNS) - set(rows.fieldnames or ()):
-            raise ValueError(f"{path} lacks the column {', '.join(sorted(missing))}; it needs name,species,labelled")
-        entries = []
-        for row in rows:
-            name, species = row["name"].strip(), (row["species"] or "").strip().lower()
-            labelled = (row["labelled"] or "").strip().lower()
-            if species not in ("human", "mouse") or labelled not in ("yes", "no"):
-                raise ValueError(
-                    f"{path}, line {rows.line_num} ({name}): species must be human or mouse and labelled yes "
-                    f"or no; it says {row['species']!r} and {row['labelled']!r}"
-                )
-            if not name or Path(name).name != name:
-                raise ValueError(f"{path}, line {rows.line_num}: {name!r} cannot be the name of a dataset")
-            entries.append(Entry(name, species, labelled == "yes"))
+    regular(path, str(path))
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            columns, lines = set(rows.fieldnames or ()), [(rows.line_num, row) for row in rows]
+    except PermissionError:
+        raise
+    except DAMAGE as error:
+        raise ValueError(f"{path} cannot be read ({error}); save it as UTF-8 with name,species,labelled") from error
+    if missing := set(CATALOGUE_COLUMNS) - columns:
+        raise ValueError(f"{path} lacks the column {', '.join(sorted(missing))}; it needs name,species,labelled")
+    entries = [_entry(row, f"{path}, line {number}") for number, row in lines]
+    if not entries:
+        raise ValueError(f"{path} lists no dataset; put one a line, as name,species,labelled")
     names = [entry.name for entry in entries]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path} lists {', '.join(twice)} twice; names must differ")
     return entries
+
+
+def _entry(row: dict, where: str) -> Entry:
+    name, species, labelled = ((row[column] or "").strip() for column in CATALOGUE_COLUMNS)
+    species, labelled = species.lower(), labelled.lower()
+    if species not in ("human", "mouse") or labelled not in ("yes", "no"):
+        raise ValueError(
+            f"{where} ({name}): species must be human or mouse and labelled yes "
+            f"or no; it says {row['species']!r} and {row['labelled']!r}"
+        )
+    if not name or Path(name).name != name or not name.isprintable():
+        raise ValueError(f"{where}: {name!r} cannot be the name of a dataset")
+    return Entry(name, species, labelled == "yes")
 
 
 def _file_of(data_dir: Path, name: str) -> Path | None:

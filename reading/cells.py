@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
+from reading.guard import named, regular
 from reading.hdf5 import (
     FROM_R,
     Layout,
@@ -18,7 +19,6 @@ from reading.hdf5 import (
     h5ad_nodes,
     kind_of_hdf5,
     modality_of,
-    named,
     no_column,
     numbered,
     open_10x,
@@ -248,7 +248,7 @@ def open_table(path: Path, where: str) -> Layout:
 
 def open_numpy(folder: Path, where: str) -> Layout:
     """A folder with feature.npy (N, G), gene_list.npy (G,) and, where there are labels, label.npy (N,)."""
-    values = load_npy(folder / "feature.npy", where, mmap=True)
+    values = load_npy(folder / "feature.npy", where)
     if values.ndim != 2 or values.dtype.kind not in "iufb":
         raise Unreadable(
             f"{where}: feature.npy holds {values.dtype} of shape {values.shape}, not a table of numbers, "
@@ -270,15 +270,21 @@ def open_numpy(folder: Path, where: str) -> Layout:
     )  # fmt: skip
 
 
-def load_npy(path: Path, where: str, mmap: bool = False) -> np.ndarray:
-    """One .npy file; pickled objects are never opened, because opening them runs what they say."""
+def load_npy(path: Path, where: str) -> np.ndarray:
+    """One .npy file, mapped, so that its stated shape is compared with its size before memory is taken.
+
+    Pickled objects are never opened, because opening them runs what they say.
+    """
+    regular(path, where)
     try:
-        return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+        values = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise Unreadable(
             f"{where}: no {path.name} in it; the folder needs feature.npy (cells x genes), gene_list.npy and label.npy"
         ) from None
-    except (OSError, ValueError, EOFError) as error:
+    except MemoryError:
+        raise  # said at the boundary
+    except Exception as error:  # a damaged header is parsed as Python: SyntaxError, TokenError, SystemError
         if "object" in str(error).lower():
             raise Unreadable(
                 f"{where}: {path.name} holds Python objects, which are not opened because that could run a "
@@ -287,6 +293,9 @@ def load_npy(path: Path, where: str, mmap: bool = False) -> np.ndarray:
                 "for feature.npy"
             ) from None
         raise Unreadable(f"{where}: {path.name} is not a whole .npy file ({error}); save it again") from error
+    if not isinstance(values, np.ndarray):
+        raise Unreadable(f"{where}: {path.name} is an .npz archive; save one array a file with numpy.save")
+    return values
 
 
 class RowBlocks:
@@ -442,6 +451,7 @@ def format_of(path: Path) -> str:
                 "barcodes.tsv, kallisto's cells_x_genes files, a .zarr store, or feature.npy and gene_list.npy"
             )
         return "numpy"
+    regular(path, f"{name} ({path})")
     bare = path.name.lower().removesuffix(".gz")
     if bare.endswith(TABLES):
         return "table"

@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import re
 import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 
-from reading.matrix import Unreadable
+from reading.matrix import REWRITE, Unreadable
 
 INSIDE = (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT)
+DAMAGE = (OSError, EOFError, ValueError, OverflowError, zlib.error, csv.Error)  # what damaged text may raise
+PACKED = 1032  # bytes that one byte of deflate can hold at most
+SMALL = 64 << 20  # what may be declared whatever the file's size: chunks never written take no room
+MTX_HEAD = re.compile(rb"%%MatrixMarket\s+matrix\s+coordinate\s+(real|integer|pattern)\s+general\s*", re.IGNORECASE)
+MTX_SIZES = re.compile(rb"\s*(\d{1,15})\s+(\d{1,15})\s+(\d{1,15})\s*")
+MTX_LINE = re.compile(rb"\s*\d+\s+\d+(\s+[-+.\deEinfaINFA]+)?\s*")
+MTX_BYTES = b"0123456789+-.eE \t\r\ninfaINFA"  # numbers, blanks, and how inf and nan are spelled
+LONGEST = 1 << 16  # bytes of a line of a .mtx
+PIECE = 16 << 20
+HEAP = b"GCOL\1\0\0\0"  # how a global heap of HDF5 begins: texts of any length lie in these
+SCANNED = 32 << 20
+
+
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """The one boundary of a reader: whatever a library raises over a damaged file becomes Unreadable, with its name."""
+    try:
+        yield
+    except (Unreadable, FileNotFoundError, PermissionError):
+        raise
+    except MemoryError as error:
+        what = _one_line(error) or "more than the machine has"
+        raise Unreadable(
+            f"{where}: it does not fit into memory ({what}); if it is not that large, {REWRITE}"
+        ) from error
+    except Exception as error:  # the libraries' own kinds have no common base: zlib.error, IORegistryError, TokenError
+        raise Unreadable(f"{where}: cannot be read as cells ({_one_line(error)}); {REWRITE}") from error
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())[:200]
+    return text.encode("utf-8", "replace").decode()  # half characters of a damaged file cannot be printed
 
 
 def regular(path: Path, where: str) -> None:
@@ -20,6 +59,26 @@ def regular(path: Path, where: str) -> None:
         return
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise Unreadable(f"{where}: not a regular file but a pipe, a device or a socket; save it as a file first")
+
+
+def heaps_end(path: Path, where: str) -> None:
+    """Refuse an HDF5 file with a heap of texts that has free room of no size: the library would walk it for ever.
+
+    Looked for in the first SCANNED bytes: where texts beyond them are damaged so, the reader still hangs.
+    """
+    with path.open("rb") as file:
+        data = file.read(SCANNED)
+    at = data.find(HEAP)
+    while at >= 0:
+        end = at + int.from_bytes(data[at + 8 : at + 16], "little")
+        place = at + 16
+        while place + 16 <= min(end, len(data)):
+            index = int.from_bytes(data[place : place + 2], "little")
+            size = int.from_bytes(data[place + 8 : place + 16], "little")
+            if index == 0 and size == 0:
+                raise Unreadable(f"{where}: its heap of texts at byte {at:,} is damaged; {REWRITE}")
+            place += size if index == 0 else 16 + (size + 7) // 8 * 8
+        at = data.find(HEAP, at + len(HEAP))
 
 
 def inside_only(file: h5py.File, where: str) -> None:
@@ -40,9 +99,64 @@ def inside_only(file: h5py.File, where: str) -> None:
             node = h5py.h5o.open(group, raw)
             if isinstance(node, h5py.h5d.DatasetID):
                 _refuse_storage(node, where, path)
+                _refuse_size(node, where, path)
             elif isinstance(node, h5py.h5g.GroupID) and (address := _address(node)) not in seen:
                 seen.add(address)
                 waiting.append((node, path))
+
+
+def _refuse_size(node: h5py.h5d.DatasetID, where: str, path: str) -> None:
+    """Refuse a dataset that declares more than the whole file could hold: memory is taken before it is read."""
+    declared = node.get_type().get_size() * node.get_space().get_simple_extent_npoints()
+    held = h5py.h5i.get_file_id(node).get_filesize()
+    if declared > SMALL + PACKED * held:
+        raise Unreadable(
+            f"{where}: {path} declares {declared / 2**30:,.1f} GB, more than a file of {held:,} bytes "
+            f"can hold; {REWRITE}"
+        )
+
+
+def matrix_market(path: Path, where: str) -> None:
+    """Refuse a .mtx whose head, sizes or lines are not what they must be; the C parser may crash over these."""
+    regular(path, where)
+    packed = path.suffix == ".gz"
+    with (gzip.open if packed else open)(path, "rb") as file:
+        fault = _fault_of_head(file, path.stat().st_size * (PACKED if packed else 1))
+    if fault:
+        raise Unreadable(f"{where}: {path.name} is not a whole Matrix Market file ({fault}); fetch it again")
+
+
+def _fault_of_head(file: BinaryIO, room: int) -> str:
+    """What is wrong with a .mtx, "" where nothing is; room: bytes that it can hold."""
+    if not MTX_HEAD.fullmatch(file.readline(LONGEST)):
+        return "it does not begin with %%MatrixMarket matrix coordinate integer, real or pattern general"
+    line = file.readline(LONGEST)
+    while line.startswith(b"%") or (line and not line.strip()):
+        line = file.readline(LONGEST)
+    sizes = MTX_SIZES.fullmatch(line)
+    if not sizes:
+        return "it does not say rows, columns and entries in three numbers"
+    entries = int(sizes[3])
+    if 4 * entries > room:
+        return f"it declares {entries:,} entries, more than it has room for"
+    return _fault_of_lines(file, entries)
+
+
+def _fault_of_lines(file: BinaryIO, entries: int) -> str:
+    found, last = 0, b""
+    while piece := file.read(PIECE):
+        if strange := piece.translate(None, MTX_BYTES):
+            return f"it holds {strange[:8]!r}, which is no part of a number"
+        found += piece.count(b"\n")
+        last = (last + piece)[-LONGEST:]
+    tail = last.rstrip()
+    found += bool(tail) and not last.endswith(b"\n")
+    found -= max(0, last[len(tail) :].count(b"\n") - 1)  # empty lines at the end
+    if found != entries:
+        return f"it declares {entries:,} entries and has {found:,} lines of them"
+    if entries and not MTX_LINE.fullmatch(tail.rpartition(b"\n")[2]):
+        return "its last line is cut"
+    return ""
 
 
 def _refuse_storage(node: h5py.h5d.DatasetID, where: str, path: str) -> None:

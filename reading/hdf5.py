@@ -12,6 +12,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, hstack
 
 from reading import guard
+from reading.guard import named
 from reading.matrix import REWRITE, Matrix, Unreadable
 from reading.names import as_text, ensembl_ids, features_that_are_genes, gene_symbols, genome_of, species_of_genome
 
@@ -47,6 +48,18 @@ class Layout:
     others: np.ndarray | None = field(default=None)
     foreign: int = 0
     usual: str = ""
+
+    def refuse_lengths(self, table) -> None:
+        """Raise Unreadable where a column of the cell table has not one value a cell: known before learning."""
+        for key in self.columns if isinstance(table, h5py.Group) else ():
+            node = table[key]
+            if isinstance(node, h5py.Group):  # categories, or numbers of which some lack
+                node = node.get("codes", node.get("values"))
+            if isinstance(node, h5py.Dataset) and node.shape and len(node) != self.matrix.shape[0]:
+                raise Unreadable(
+                    f"{self.matrix.where}: column {key!r} has {len(node):,} values for {self.matrix.shape[0]:,} "
+                    f"cells; {REWRITE}"
+                )
 
     def whole(self) -> csr_matrix:  # (N, G)
         """All rows."""
@@ -98,9 +111,12 @@ def opened(path: Path, name: str):
     where = f"{name} ({path})"
     guard.regular(path, where)
     try:
+        guard.heaps_end(path, where)
         file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE)
     except FileNotFoundError:
         raise FileNotFoundError(f"{where}: no such file; check the spelling, or fetch it first") from None
+    except Unreadable:
+        raise
     except PermissionError:
         raise PermissionError(f"{where}: you may not read it; change its permissions") from None
     except OSError as error:
@@ -113,27 +129,6 @@ def opened(path: Path, name: str):
         with named(where):
             guard.inside_only(file, where)
         yield file, where
-
-
-@contextmanager
-def named(where: str):
-    """Whatever a library raises over a damaged file becomes Unreadable, with its name and what to do."""
-    try:
-        yield
-    except (Unreadable, FileNotFoundError, PermissionError, UnicodeEncodeError):
-        raise
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        IndexError,
-    ) as error:
-        words = " ".join(str(error).split())[:200]
-        raise Unreadable(f"{where}: cannot be read as cells ({words}); {REWRITE}") from error
 
 
 def seems(path: Path) -> str:
@@ -182,7 +177,9 @@ def open_cellblast(file: h5py.File, where: str) -> Layout:
     cells = as_text(file["obs_names"][...]).tolist() if "obs_names" in file else numbered(matrix.shape[0])
     table = file.get("obs", {})
     columns = sorted(key for key in table if isinstance(table[key], h5py.Dataset) and table[key].ndim == 1)
-    return Layout(matrix, genes, cells, columns, lambda key: table[key][...], "exprs", doubled=True)
+    layout = Layout(matrix, genes, cells, columns, lambda key: table[key][...], "exprs", doubled=True)
+    layout.refuse_lengths(table)
+    return layout
 
 
 def open_h5mu(file: h5py.File, where: str, *, modality: str | None = None, **which) -> Layout:
@@ -250,6 +247,7 @@ def open_h5ad(
         doubled=beside_ids(found),
         others=others,
     )
+    layout.refuse_lengths(obs)
     layout.count_foreign()
     return layout
 
@@ -396,7 +394,7 @@ def open_loom(file: h5py.File, where: str) -> Layout:
     cell = next((key for key in ("CellID", "cell_names", "obs_names", "CellName", "Cell") if key in columns), None)
     cells = as_text(columns[cell][...]).tolist() if cell else numbered(matrix.shape[0])
     names = sorted(name for name in columns if name != cell and columns[name].ndim == 1)
-    return Layout(
+    layout = Layout(
         matrix,
         genes,
         cells,
@@ -406,6 +404,8 @@ def open_loom(file: h5py.File, where: str) -> Layout:
         ids=ensembl_ids(index, others),
         doubled=beside_ids(found),
     )
+    layout.refuse_lengths(columns)
+    return layout
 
 
 def beside_ids(found: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from reading.guard import DAMAGE, matrix_market, regular
 from reading.hdf5 import beside_ids
 from reading.matrix import Unreadable, canonical, sparse, stack
 from reading.names import as_text, ensembl_ids, features_that_are_genes, gene_symbols, kind_of_names
@@ -103,7 +104,7 @@ def parse_table(path: Path, where: str):
         counts = stack(blocks(), len(numeric))
     except Unreadable:
         raise
-    except (ValueError, OverflowError, OSError, EOFError) as error:
+    except DAMAGE as error:
         raise Unreadable(
             f"{where}: not a whole table of numbers ({' '.join(str(error).split())[:150]}); numbers need a "
             "decimal point, "
@@ -150,7 +151,7 @@ def _first_lines(path: Path, where: str) -> tuple[list[str], list[str], str, int
                 skipped, line = skipped + 1, file.readline()
             lines = [line, file.readline()]
             more = [*lines[1:], *(file.readline() for _ in range(100))]
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except DAMAGE as error:
         raise Unreadable(f"{where}: cannot be read as text ({error}); fetch it again, or save it as UTF-8") from error
     if not lines[1].strip():
         raise Unreadable(
@@ -192,8 +193,11 @@ def parse_mtx(folder: Path, where: str):
 
     matrix_path, features_path, features, barcodes = _mtx_parts(folder, where)
     try:
+        matrix_market(matrix_path, where)
         stored = mmread(matrix_path)
-    except (ValueError, OSError, EOFError, OverflowError) as error:
+    except Unreadable:
+        raise
+    except DAMAGE as error:
         words = " ".join(str(error).split())[:150]
         raise Unreadable(
             f"{where}: {matrix_path.name} is not a whole Matrix Market file ({words}); fetch it again"
@@ -279,8 +283,9 @@ def _one_of(folder: Path, names: tuple[str, ...], where: str) -> Path:
 
 
 def _tsv(path: Path, where: str) -> list[list[str]]:
+    regular(path, where)
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
             return [line.rstrip("\r\n").split("\t") for line in file if line.strip()]
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except DAMAGE as error:
         raise Unreadable(f"{where}: {path.name} cannot be read ({error}); fetch it again") from error
