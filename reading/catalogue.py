@@ -40,14 +40,16 @@ def read_catalogue(
 ) -> list[Entry]:
     """The entries of `data_dir`: of its datasets.csv, or without one of every file of cells in it (FOUND).
 
-    `datasets` restricts to these names, `exclude` leaves names out, `species` overrides. Raises ValueError for a
-    name that is not there, a catalogue that cannot be read, or when nothing is left.
+    `datasets` restricts to these names, `exclude` leaves names out, `species` overrides. Sorted by name: the order of
+    lines must not reach a checkpoint. Raises ValueError for a name that is not there, a catalogue that cannot be read,
+    or when nothing is left.
     """
     if not data_dir.is_dir():
         raise ValueError(f"--data_dir {data_dir} is not a folder; make it, or name the one with your datasets")
     table = data_dir / "datasets.csv"
     if table.exists():
-        entries = [replace(entry, path=_file_of(data_dir, entry.name)) for entry in _lines(table)]
+        listed = sorted(_lines(table), key=lambda entry: entry.name)
+        entries = [replace(entry, path=_file_of(data_dir, entry.name)) for entry in listed]
     else:
         files = {path.stem: path for suffix in FOUND[::-1] for path in sorted(data_dir.glob(f"*{suffix}"))}
         entries = [Entry(name, "", True, path) for name, path in sorted(files.items())]

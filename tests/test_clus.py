@@ -59,7 +59,7 @@ def test_finished_runs_are_kept_and_the_picture_can_be_left_out(command, tmp_pat
 
 def test_a_picture_of_an_unknown_dataset_is_refused_before_the_work(command, tmp_path, capsys):
     assert command("--umap", "Mouse_Z") == 2
-    assert "Mouse_A, Mouse_B, Human_C" in capsys.readouterr().err
+    assert "Human_C, Mouse_A, Mouse_B" in capsys.readouterr().err
     assert not (tmp_path / "clus.csv").exists()
 
 
