@@ -18,6 +18,7 @@ from scipy.sparse import csr_matrix
 import data_loader as data
 import main
 import utils
+from files import locked
 from reading import catalogue
 from reading.align import ORTHOLOG_FILE
 from simulate import write_cellblast
@@ -115,6 +116,13 @@ def test_pre_training_on_components_gives_an_encoder_of_genes(run, tmp_path, pha
 def test_fine_tuning_on_components_runs(pretrained, tmp_path):
     assert pretrained("--pca_ft") == 0
     assert len(results(tmp_path)) == 6
+
+
+def test_two_runs_do_not_write_one_checkpoint(run, tmp_path, capsys):
+    with locked(tmp_path / "model.out"):
+        assert run("--is_pretrain", "--kmeans") == 2
+    assert "model.out is held by another run" in capsys.readouterr().err
+    assert not (tmp_path / "model.out").exists() and not (tmp_path / "model.out.state").exists()
 
 
 def counts_of(corpus, name):
