@@ -130,6 +130,8 @@ def data(parser: Parser) -> None:
     keep(group, "--species", choices=("human", "mouse"),
          help="species of all datasets (default: the catalogue's, else told from the gene symbols)")  # fmt: skip
     keep(group, "--base_url", default=BASE_URL, help="site of the public datasets (default: %(default)s)")
+    keep(group, "--max_download", type=rate, default=20.0, metavar="GB",
+         help="a file to fetch that is larger is left out (default: 20)")  # fmt: skip
 
 
 def cache(parser: Parser) -> None:

@@ -177,6 +177,29 @@ def test_what_is_missing_is_fetched_and_what_cannot_be_had_is_in_a_table(corpus,
     assert not (corpus / "Human_D.h5").exists()
 
 
+@pytest.mark.parametrize("suffix", [".h5", ".h5ad"])
+def test_another_file_under_a_known_name_is_reported_and_not_used(corpus, site, capsys, suffix):
+    publish(site, "Mouse_A", corpus / "Mouse_A.h5")
+    (corpus / "Mouse_A.h5").unlink()
+    entries = catalogue.read_catalogue(corpus)
+    assert len(catalogue.obtain(entries, corpus, base_url=site.url, offline=False)) == 4
+    assert (corpus / "checksums.csv").read_text().splitlines()[1].startswith("Mouse_A.h5,")
+    (corpus / "Mouse_A.h5").unlink()
+    assert len(catalogue.obtain(entries, corpus, base_url=site.url, offline=False)) == 4  # the same once more
+
+    (corpus / "Mouse_A.h5").unlink()
+    (site.folder / "Mouse_A" / "Mouse_A.h5").unlink()
+    if suffix == ".h5":
+        shutil.copy(corpus / "Mouse_B.h5", site.folder / "Mouse_A" / "Mouse_A.h5")
+    else:
+        anndata.AnnData(draw(5)[0], var=pd.DataFrame(index=MOUSE)).write_h5ad(site.folder / "Mouse_A" / "Mouse_A.h5ad")
+    found = catalogue.obtain(entries, corpus, base_url=site.url, offline=False)
+    assert names_of(found) == ["Human_C", "Human_D", "Mouse_B"]
+    said = capsys.readouterr().out
+    assert "has changed since it was first fetched" in said and "take its line out of" in said
+    assert not list(corpus.glob("Mouse_A.h5*"))
+
+
 def test_offline_touches_no_network_and_goes_on_with_what_is_there(corpus, site, capsys):
     (corpus / "Mouse_A.h5").unlink()
     found = catalogue.obtain(catalogue.read_catalogue(corpus), corpus, base_url=site.url, offline=True)
