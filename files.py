@@ -19,8 +19,6 @@ import numpy as np
 from filelock import FileLock, Timeout
 from scipy.sparse import csr_matrix
 
-from voice import log
-
 CACHE_VERSION = 1  # raise it when what a cached array means changes: older entries are then never found
 OLD_PART = 24 * 3600.0  # seconds
 _PART = re.compile(r"\.\d+(-[0-9a-f]{8})?\.part")
@@ -113,10 +111,8 @@ class Cache:
         if self.folder is None:
             return make()
         entry = self.folder / f"{kind}-{name}-{fingerprint(CACHE_VERSION, kind, name, key)}"
-        if entry.is_dir():
-            if (found := _read(entry)) is not None:
-                return found
-            log.info(f"{entry} is damaged, or older than the checksums of arrays: it is made again")
+        if (found := _read(entry)) is not None:
+            return found
         self._write(entry, arrays := make())
         found = _read(entry)
         return arrays if found is None else found
