@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def command(args: argparse.Namespace) -> None:
     """Both arms of every labelled dataset clustered; the table; then the pictures."""
+    if args.umap != "none":
+        flags.check_folder(f"--figs {args.figs}", args.figs)
     device = utils.pick_device(args.cuda)
     utils.seed_everything(args.seed)
     made_by = flags.pretrain_line(args)

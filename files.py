@@ -10,6 +10,7 @@ import shutil
 import stat
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ CACHE_VERSION = 1  # raise it when what a cached array means changes: older entr
 OLD_PART = 24 * 3600.0  # seconds
 _PART = re.compile(r"\.\d+(-[0-9a-f]{8})?\.part")
 LONGEST_LOCK = 60.0  # seconds: a table is read and replaced in milliseconds
+WHOLE = 16 * 1024 * 1024  # bytes: a cached array up to this size is checked whole, a longer one by BLOCKS of BLOCK
+BLOCKS, BLOCK = 64, 64 * 1024
 
 
 @contextmanager
@@ -49,14 +52,14 @@ def clear_parts(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: str | Path) -> Iterator[None]:
+def locked(path: str | Path, wait: float = LONGEST_LOCK) -> Iterator[None]:
     """One process at a time between reading `path` and replacing it; the lock lies beside it, hidden, and stays.
 
-    On a file system without locks the block runs all the same.
+    wait: seconds for another run to let go of it. On a file system without locks the block runs all the same.
     """
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LONGEST_LOCK)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=wait)
     try:
         lock.acquire()
     except Timeout:
@@ -108,17 +111,14 @@ class Cache:
         if self.folder is None:
             return make()
         entry = self.folder / f"{kind}-{name}-{fingerprint(CACHE_VERSION, kind, name, key)}"
-        if not entry.is_dir():
-            self._write(entry, make())
-        try:
-            names = json.loads((entry / "arrays.json").read_text())
-            return {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in names}
-        except (OSError, ValueError, EOFError):  # damaged from outside: make it again
-            shutil.rmtree(entry, ignore_errors=True)
-            self._write(entry, arrays := make())
-            return arrays
+        if (found := _read(entry)) is not None:
+            return found
+        self._write(entry, arrays := make())
+        found = _read(entry)
+        return arrays if found is None else found
 
     def _write(self, entry: Path, arrays: dict[str, np.ndarray]) -> None:
+        assert self.folder is not None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             part = Path(tempfile.mkdtemp(prefix=f"{entry.name}.", suffix=".part", dir=self.folder))
@@ -129,12 +129,12 @@ class Cache:
         try:
             for name, array in arrays.items():
                 np.save(part / f"{name}.npy", array)
-            (part / "arrays.json").write_text(json.dumps(list(arrays)))
-            try:
-                os.rename(part, entry)
-            except OSError:  # another run was first, with the same content
-                if not entry.is_dir():
-                    raise
+            checks = {name: _check(part / f"{name}.npy") for name in arrays}
+            (part / "arrays.json").write_text(json.dumps(checks))
+            with locked(self.folder / "entries"):
+                if _read(entry) is None:  # else another run was first, with the same content
+                    shutil.rmtree(entry, ignore_errors=True)
+                    os.rename(part, entry)
         except OSError as error:
             raise OSError(
                 f"the cache entry {entry} could not be written ({error.strerror or error}); free some "
@@ -160,3 +160,32 @@ class Cache:
         counts = csr_matrix(shape, dtype=np.float32)
         counts.data, counts.indices, counts.indptr = found["data"], found["indices"], found["indptr"]
         return counts
+
+
+def _read(entry: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of an entry, memory-mapped; None where it is not there or does not hold what was written."""
+    try:
+        checks = json.loads((entry / "arrays.json").read_text())
+        if not isinstance(checks, dict) or not checks:  # a list of names: written before there were checksums
+            return None
+        if any(_check(entry / f"{name}.npy") != stated for name, stated in checks.items()):
+            return None
+        return {name: np.load(entry / f"{name}.npy", mmap_mode="r") for name in checks}
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _check(path: Path) -> list[int]:
+    """Size and CRC-32 of a file of the cache: over all its bytes, or over blocks spread from its first to its last.
+
+    Opening a mapped array takes no time, reading gigabytes of it would; whatever is cut, moved or overwritten in
+    lengths is noticed, a single bit in the middle of a long array need not be.
+    """
+    size = path.stat().st_size
+    starts, length = ([0], size) if size <= WHOLE else (np.linspace(0, size - BLOCK, BLOCKS, dtype=int), BLOCK)
+    found = 0
+    with open(path, "rb") as file:
+        for start in starts:
+            file.seek(start)
+            found = zlib.crc32(file.read(length), found)
+    return [size, found]

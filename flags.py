@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
+import os
 import shlex
+import stat
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,7 +15,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from voice import RESULT, heard
+from voice import RESULT, clean, heard
 
 RECIPES = ("scpretrain2", "paper")  # the first is the default
 CLASSIFIERS = ("svm", "rf", "lr", "knn")
@@ -130,6 +132,8 @@ def data(parser: Parser) -> None:
     keep(group, "--species", choices=("human", "mouse"),
          help="species of all datasets (default: the catalogue's, else told from the gene symbols)")  # fmt: skip
     keep(group, "--base_url", default=BASE_URL, help="site of the public datasets (default: %(default)s)")
+    keep(group, "--max_download", type=rate, default=20.0, metavar="GB",
+         help="a file to fetch that is larger is left out (default: 20)")  # fmt: skip
 
 
 def cache(parser: Parser) -> None:
@@ -276,6 +280,29 @@ def check_checkpoint(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f"there is no checkpoint {args.pretrained_model}; make it with: {pretrain_line(args)}")
 
 
+def check_outputs(args: argparse.Namespace) -> None:
+    """ValueError where what a command makes could not be written: known now, not after all the work."""
+    flag = "save_model" if args.is_pretrain else "save_result"
+    path = getattr(args, flag)
+    if path.is_dir():
+        raise ValueError(f"--{flag} {path} is a folder; name a file in it")
+    check_folder(f"--{flag} {path}", path.parent)
+    if "figs" in args.given:
+        check_folder(f"--figs {args.figs}", args.figs)
+
+
+def check_folder(what: str, folder: Path) -> None:
+    """ValueError where files cannot be made in a folder, or in the nearest one above it that is there."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise ValueError(f"{what}: {folder} is a file, not a folder; name another place")
+    bits = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH  # without any of them it is read-only for root too
+    if not os.access(folder, os.W_OK) or not folder.stat().st_mode & bits:
+        raise ValueError(f"{what}: the folder {folder} cannot be written; name another place")
+
+
 def after_saving(args: argparse.Namespace) -> argparse.Namespace:
     """The flags of a command that takes the checkpoint which this one has written."""
     saved = {"pretrained_model"} if "save_model" in args.given else set()
@@ -283,8 +310,9 @@ def after_saving(args: argparse.Namespace) -> argparse.Namespace:
 
 
 def check_paths(args: argparse.Namespace) -> None:
-    """Whether the data of a command are there, and its checkpoint, if it needs one."""
+    """Whether a command's data and checkpoint (if it needs one) are there, and what it makes can be written."""
     check_data(args)
+    check_outputs(args)
     if args.pretrain_output or not args.is_pretrain:
         check_checkpoint(args)
 
@@ -319,7 +347,7 @@ def run(
     except (ValueError, OSError) as error:
         if args.traceback:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {clean(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(
@@ -336,8 +364,17 @@ def answer(
     check: Callable[[argparse.ArgumentParser, argparse.Namespace], None] | None = None,
 ) -> None:
     """Answer --help, a wrong flag or a missing file now, in a script that is about to spend seconds on its imports."""
+    sys.excepthook = _uncaught
     if code := run(lambda args: None, parser, None, check, check_paths):
         raise SystemExit(code)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, where: Any) -> None:
+    """Ctrl-C while the imports are made is a word, no traceback; all else as ever."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted before the work began", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, where)
 
 
 def given(parser: argparse.ArgumentParser, args: argparse.Namespace, argv: Sequence[str] | None) -> set[str]:

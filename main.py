@@ -33,7 +33,7 @@ from scipy.sparse import csr_matrix
 import data_loader as data
 import recipes
 import utils
-from files import fingerprint
+from files import fingerprint, locked
 from reading import align
 from recipes import Corpus, Recipe, Test, Training
 from stages import score, train
@@ -61,7 +61,8 @@ def command(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.pretrained_model} has {hidden} hidden units; use --hid {hidden}")
     if args.is_pretrain:
         cache = data.cache_in(args.data_dir, args.cache_dir)
-        pretrain(recipe, Cells(where, cache, device), start, args.save_model, resume=args.resume)
+        with locked(args.save_model, wait=0):  # two runs would write one state in turn
+            pretrain(recipe, Cells(where, cache, device), start, args.save_model, resume=args.resume)
         after = flags.after_saving(args)
         if not start:
             words = f"main.py --is_pretrain --kmeans --pretrain_output --save_model {args.save_model}"

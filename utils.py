@@ -53,6 +53,7 @@ class Data:
     ann_input: Path | None
     base_url: str
     offline: bool
+    max_download: float
     label_key: str | None
     layer: str | None
     use_raw: bool
@@ -67,6 +68,7 @@ class Data:
         where = {name: getattr(self, name) for name in ("data_dir", "datasets", "exclude", "species")}
         own = {"np_input": self.np_input, "ann_input": self.ann_input}
         online = {"base_url": self.base_url, "offline": self.offline}
+        online["max_download"] = self.max_download
         return catalogue.wanted(**where, **own, **online, labelled_because=labelled_because)
 
     def orthologs(self) -> dict[str, str]:

@@ -14,6 +14,11 @@ RESULT = 25  # level of what a run came to, its table and files: --quiet leaves 
 EVERY = 30.0  # seconds between two lines about progress where there is no terminal
 
 
+def clean(text: str) -> str:
+    """Text without control characters but line ends and tabs: a name in a file must not steer the terminal."""
+    return "".join(c if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160) else "\ufffd" for c in text)
+
+
 class _Plain(logging.Handler):
     """A record as a line of standard output; a warning begins with the word. Looks for stdout anew each time."""
 
@@ -21,7 +26,7 @@ class _Plain(logging.Handler):
         words = "warning: " if record.levelno >= logging.WARNING else ""
         from tqdm import tqdm  # a line must not land inside a bar
 
-        tqdm.write(f"{words}{record.getMessage()}", file=sys.stdout)
+        tqdm.write(f"{words}{clean(record.getMessage())}", file=sys.stdout)
 
 
 @contextmanager

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from files import writable
+from files import locked, whole, writable
 from reading import align, download
 from reading.cells import read
 from reading.guard import DAMAGE, regular
@@ -41,14 +42,16 @@ def read_catalogue(
 ) -> list[Entry]:
     """The entries of `data_dir`: of its datasets.csv, or without one of every file of cells in it (FOUND).
 
-    `datasets` restricts to these names, `exclude` leaves names out, `species` overrides. Raises ValueError for a
-    name that is not there, a catalogue that cannot be read, or when nothing is left.
+    `datasets` restricts to these names, `exclude` leaves names out, `species` overrides. Sorted by name: the order of
+    lines must not reach a checkpoint. Raises ValueError for a name that is not there, a catalogue that cannot be read,
+    or when nothing is left.
     """
     if not data_dir.is_dir():
         raise ValueError(f"--data_dir {data_dir} is not a folder; make it, or name the one with your datasets")
     table = data_dir / "datasets.csv"
     if table.exists():
-        entries = [replace(entry, path=_file_of(data_dir, entry.name)) for entry in _lines(table)]
+        listed = sorted(_lines(table), key=lambda entry: entry.name)
+        entries = [replace(entry, path=_file_of(data_dir, entry.name)) for entry in listed]
     else:
         files = {path.stem: path for suffix in FOUND[::-1] for path in sorted(data_dir.glob(f"*{suffix}"))}
         entries = [Entry(name, "", True, path) for name, path in sorted(files.items())]
@@ -133,12 +136,13 @@ def wanted(
     ann_input: Path | None = None,
     base_url: str,
     offline: bool = False,
+    max_download: float = download.LARGEST / 1e9,
     labelled_because: str = "",
 ) -> list[Entry]:
     """The datasets of a run with their files: the user's own where they are given, else those of the catalogue.
 
-    With `labelled_because` the unlabelled ones are left out and this reason is printed. Raises ValueError or
-    FileNotFoundError where none is left.
+    With `labelled_because` the unlabelled ones are left out and this reason is printed. max_download: in GB. Raises
+    ValueError or FileNotFoundError where none is left.
     """
     own = own_entries(np_input, ann_input, species)
     if own:
@@ -149,10 +153,17 @@ def wanted(
         log.info(f"{len(entries) - len(labelled)} unlabelled datasets are left out: {labelled_because}")
         if not (entries := labelled):
             raise ValueError("no labelled dataset is left; name one with --datasets, or mark it in datasets.csv")
-    return obtain(entries, data_dir, base_url=base_url, offline=offline)
+    return obtain(entries, data_dir, base_url=base_url, offline=offline, max_download=max_download)
 
 
-def obtain(entries: list[Entry], data_dir: Path, *, base_url: str, offline: bool) -> list[Entry]:
+def obtain(
+    entries: list[Entry],
+    data_dir: Path,
+    *,
+    base_url: str,
+    offline: bool,
+    max_download: float = download.LARGEST / 1e9,
+) -> list[Entry]:
     """Fetch what is missing; returns the entries whose files are there, and prints a table of those that are not.
 
     Raises ValueError when none is there, or offline when the folder cannot be written.
@@ -182,6 +193,7 @@ def obtain(entries: list[Entry], data_dir: Path, *, base_url: str, offline: bool
                     (f"{base_url.rstrip('/')}/{entry.name}/{entry.name}{suffix}", data_dir / f"{entry.name}{suffix}")
                     for suffix in SUFFIXES
                 ),
+                int(max_download * 1e9),
             )
             for entry in missing
         ]
@@ -199,8 +211,44 @@ def obtain(entries: list[Entry], data_dir: Path, *, base_url: str, offline: bool
 
 
 def check_dataset(path: Path) -> None:
-    """Raise ValueError unless the file opens as a dataset; what a download must pass before it takes its name."""
+    """Raise ValueError unless the file opens as a dataset and is the one that was fetched under its name before.
+
+    What a download must pass before it takes its name.
+    """
     read(path)
+    check_checksum(path)
+
+
+def check_checksum(path: Path) -> None:
+    """Note the SHA-256 of a NAME.part that is fetched for the first time; raise Changed where another is noted."""
+    target = path.with_name(path.name.removesuffix(".part"))
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    table = target.parent / download.CHECKSUMS
+    with locked(table):
+        noted = _checksums(table)
+        # by the name without its ending: a .h5ad in the place of a .h5 is a change too
+        known = next((checksum for name, checksum in noted.items() if Path(name).stem == target.stem), None)
+        if known not in (None, found):
+            raise download.Changed(
+                f"the file has changed since it was first fetched: its SHA-256 is {found}, {table} has {known}"
+            )
+        if known is None:
+            with whole(table) as part, open(part, "w", newline="", encoding="utf-8") as file_of_table:
+                csv.writer(file_of_table).writerows(
+                    [("file", "sha256"), *sorted((noted | {target.name: found}).items())]
+                )
+
+
+def _checksums(table: Path) -> dict[str, str]:
+    """File name -> SHA-256 of what was fetched into a folder; empty where nothing was."""
+    if not table.exists():
+        return {}
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            return {row["file"]: row["sha256"].strip().lower() for row in csv.DictReader(file)}
+    except (KeyError, AttributeError, UnicodeDecodeError, csv.Error) as error:
+        raise OSError(f"{table} is no table of file,sha256; mend it, or move it away") from error
 
 
 # -- orthologs ----------------------------------------------------------------
@@ -223,7 +271,7 @@ def orthologs(data_dir: Path, *, offline: bool, needed: bool = True) -> dict[str
             why = f"neither {places[0].parent} nor {places[1].parent} can be written"
         else:
             request = download.Request("ortholog table", ((align.ORTHOLOG_URL, target),))
-            _, failures = download.fetch_all([request], align.read_orthologs)
+            _, failures = download.fetch_all([request], check_orthologs)
             if not failures:
                 return align.read_orthologs(target)
             why = failures[0].why
@@ -232,3 +280,9 @@ def orthologs(data_dir: Path, *, offline: bool, needed: bool = True) -> dict[str
         "genes are matched by their upper-cased symbols alone"
     )
     return {}
+
+
+def check_orthologs(path: Path) -> None:
+    """The same for the ortholog table."""
+    align.read_orthologs(path)
+    check_checksum(path)

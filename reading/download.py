@@ -13,14 +13,15 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from email.utils import mktime_tz, parsedate_tz
 from pathlib import Path
 from typing import IO
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
+import urllib3
 from tqdm import tqdm
 
 try:
@@ -33,15 +34,28 @@ PROGRESS = 1024 * 1024  # an attempt that brings this many bytes is no failed on
 LONGEST_WAIT = 120.0  # seconds between two attempts, whatever a server asks for
 BUSY = (408, 425, 429)  # and 5xx: the server may answer otherwise in a moment
 
+LARGEST = 20_000_000_000  # bytes of one file, unless a run says otherwise (--max_download)
+SLOWEST, WINDOW = 1024, 60.0  # bytes a second, over so many seconds: a server that drips is as good as silent
+CHECKSUMS = "checksums.csv"  # in the folder of the files
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
 Check = Callable[[Path], None]
+
+
+class Changed(ValueError):
+    """A check's word for content that is sound but not what was had under this name before."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A file that is wanted: its name in messages, and where it may be, (url, target) in the order to try."""
+    """A file that is wanted: its name in messages, and where it may be, (url, target) in the order to try.
+
+    largest: the most bytes that are taken.
+    """
 
     name: str
     sources: tuple[tuple[str, Path], ...]
+    largest: int = LARGEST
 
 
 @dataclass(frozen=True)
@@ -80,6 +94,20 @@ class _GiveUp(Exception):
         self.remedy, self.final = remedy, final
 
 
+class _Session(requests.Session):
+    """Follows a redirection to https only; on this machine itself to http too."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        found = super().get_redirect_target(resp)
+        if found is not None:
+            target = urlsplit(urljoin(resp.url, found))
+            local = {target.hostname, urlsplit(resp.url).hostname} <= set(LOOPBACK)
+            if target.scheme != "https" and not (target.scheme == "http" and local):
+                why = f"the server sends on to {target.scheme}://{target.netloc}, which is not https"
+                raise _GiveUp(why, "give an address that needs no such detour (--base_url)")
+        return found
+
+
 class _Stopped(Exception):
     """The run is being ended; what has arrived stays for the next one."""
 
@@ -116,7 +144,7 @@ def fetch(
     Raises DownloadError, an OSError.
     """
     run = _Run(check, attempts, timeout, backoff)
-    with requests.Session() as session:
+    with _Session() as session:
         return _fetch(request, run, session, progress)
 
 
@@ -144,7 +172,7 @@ def fetch_all(
         waiting.put(i)
 
     def work(slot: int) -> None:
-        with requests.Session() as session:
+        with _Session() as session:
             while not run.stop.is_set():
                 try:
                     i = waiting.get_nowait()
@@ -192,7 +220,7 @@ def _fetch(request: Request, run: _Run, session: requests.Session, bar: tqdm | N
     complaints: list[tuple[str, _GiveUp]] = []
     for url, target in request.sources:
         try:
-            return _fetch_from(url, target, run, session, bar)
+            return _fetch_from(url, target, run, session, bar, request.largest)
         except _GiveUp as error:
             complaints.append((url, error))
             if error.final:
@@ -207,11 +235,13 @@ def _fetch(request: Request, run: _Run, session: requests.Session, bar: tqdm | N
     raise DownloadError(Failure(request.name, "; ".join(reasons) or "no address is known", remedy))
 
 
-def _fetch_from(url: str, target: Path, run: _Run, session: requests.Session, bar: tqdm | None) -> Path:
+def _fetch_from(
+    url: str, target: Path, run: _Run, session: requests.Session, bar: tqdm | None, largest: int = LARGEST
+) -> Path:
     """One source: attempt after attempt, then the check, then the name."""
     host = urlsplit(url).netloc
     failed, heard = 0, False
-    with _Part(target) as part:
+    with _Part(target, largest) as part:
         if target.exists():  # another run was quicker
             return target
         furthest = part.size
@@ -229,6 +259,9 @@ def _fetch_from(url: str, target: Path, run: _Run, session: requests.Session, ba
                     part.clear()
                     if resumed:  # perhaps halves of two versions: once more, from the first byte
                         raise _TryAgain(f"the resumed file is broken ({error})", wait=0.0) from error
+                    if isinstance(error, Changed):
+                        remedy = f"if the change is right, take its line out of {target.parent / CHECKSUMS}"
+                        raise _GiveUp(str(error), remedy, final=True) from error
                     what = "a web page instead of a file" if page else f"not a dataset ({error})"
                     remedy = f"get the file by hand and save it as {target}, or leave it out with --exclude"
                     raise _GiveUp(f"the server sent {what}", remedy) from error
@@ -289,24 +322,17 @@ def _receive(url: str, part: "_Part", run: _Run, session: requests.Session, bar:
             raise _GiveUp(f"the server refuses ({code})", "check the address (--base_url)")
 
         if part.total is not None:
+            part.limit(part.total)
             part.need(part.total - start)
         if bar is not None:
             bar.set_postfix_str("")
             bar.reset(total=part.total)
             bar.update(start)
-        chunks = response.iter_content(CHUNK)
-        while True:
-            try:
-                chunk = next(chunks, b"")
-            except requests.ConnectionError as error:  # so does requests call a time-out in mid-body
-                raise _TryAgain("the server stalls") from error
-            except requests.RequestException as error:
-                raise _TryAgain("the connection was cut") from error
+        for chunk in _chunks(response):
             if run.stop.is_set():
                 raise _Stopped
-            if not chunk:
-                break
             part.write(chunk)
+            part.limit(part.size)
             if bar is not None:
                 bar.update(len(chunk))
     if part.total is not None and part.size > part.total:
@@ -316,6 +342,27 @@ def _receive(url: str, part: "_Part", run: _Run, session: requests.Session, bar:
     if part.total is not None and part.size < part.total:
         raise _TryAgain(f"the connection was cut after {part.size:,} of {part.total:,} bytes")
     return start > 0
+
+
+def _chunks(response: requests.Response) -> Iterator[bytes]:
+    """The body as it comes in; ends an attempt that stalls, or brings less than SLOWEST over a WINDOW."""
+    since, brought = time.monotonic(), 0
+    while True:
+        try:  # read1: a chunk that is waited for until it is full would hide a server that drips
+            chunk = response.raw.read1(CHUNK, decode_content=True)
+        except urllib3.exceptions.ReadTimeoutError as error:
+            raise _TryAgain("the server stalls") from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise _TryAgain("the connection was cut") from error
+        if not chunk:
+            return
+        yield chunk
+        brought += len(chunk)
+        now = time.monotonic()
+        if now - since >= WINDOW:
+            if brought < SLOWEST * (now - since):
+                raise _TryAgain(f"the server sends under {SLOWEST:,} bytes a second")
+            since, brought = now, 0
 
 
 def _continues(response: requests.Response, start: int, part: "_Part") -> bool:
@@ -376,8 +423,8 @@ def _disk_trouble(target: Path, error: OSError) -> _GiveUp:
 class _Part:
     """The growing file and its card (.part.json); a lock on the card keeps two runs apart."""
 
-    def __init__(self, target: Path):
-        self.target = target
+    def __init__(self, target: Path, largest: int = LARGEST):
+        self.target, self.largest = target, largest
         self.path = target.with_name(target.name + ".part")
         self.card_path = target.with_name(target.name + ".part.json")
         self.file: IO[bytes] | None = None
@@ -438,6 +485,13 @@ class _Part:
         """Complain before the first byte where the disk is too small for the rest."""
         if shutil.disk_usage(self.path.parent).free < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+
+    def limit(self, size: int) -> None:
+        """Give up a file that is larger than a run takes."""
+        if size > self.largest:
+            self.clear()
+            why = f"larger than {self.largest / 1e9:g} GB"
+            raise _GiveUp(why, "raise --max_download, or leave it out with --exclude", final=True)
 
     def looks_like_a_page(self) -> bool:
         with open(self.path, "rb") as file:

@@ -59,8 +59,17 @@ def test_finished_runs_are_kept_and_the_picture_can_be_left_out(command, tmp_pat
 
 def test_a_picture_of_an_unknown_dataset_is_refused_before_the_work(command, tmp_path, capsys):
     assert command("--umap", "Mouse_Z") == 2
-    assert "Mouse_A, Mouse_B, Human_C" in capsys.readouterr().err
+    assert "Human_C, Mouse_A, Mouse_B" in capsys.readouterr().err
     assert not (tmp_path / "clus.csv").exists()
+
+
+def test_a_figs_folder_that_cannot_be_made_is_refused_before_the_work(run, tmp_path, capsys, monkeypatch):
+    assert run("--is_pretrain", "--kmeans") == 0
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "figs").write_text("a file in the place of the default folder")
+    places = ["--data_dir", tmp_path / "data", "--pretrained_model", "model.out", "--save_result", "result.out"]
+    assert clus.main([str(word) for word in [*QUICK, *places]]) == 2
+    assert "figs is a file, not a folder" in capsys.readouterr().err and not (tmp_path / "clus.csv").exists()
 
 
 def test_without_a_checkpoint_the_command_that_makes_it_is_named(corpus, tmp_path, capsys):

@@ -43,10 +43,17 @@ def test_the_public_catalogue_has_the_66_published_names():
 def test_a_folders_own_catalogue_is_the_catalogue(corpus):
     write_dataset(corpus / "Not_Listed.h5", 8, MOUSE)
     entries = catalogue.read_catalogue(corpus)
-    assert names_of(entries) == ["Mouse_A", "Mouse_B", "Human_C", "Human_D"]
-    assert [entry.species for entry in entries] == ["mouse", "mouse", "human", "human"]
-    assert [entry.labelled for entry in entries] == [True, True, True, False]
-    assert entries[0].path == corpus / "Mouse_A.h5"
+    assert names_of(entries) == ["Human_C", "Human_D", "Mouse_A", "Mouse_B"]
+    assert [entry.species for entry in entries] == ["human", "human", "mouse", "mouse"]
+    assert [entry.labelled for entry in entries] == [True, False, True, True]
+    assert entries[2].path == corpus / "Mouse_A.h5"
+
+
+def test_the_order_of_lines_in_a_catalogue_does_not_matter(corpus):
+    before = catalogue.read_catalogue(corpus)
+    first, *lines = (corpus / "datasets.csv").read_text().splitlines()
+    (corpus / "datasets.csv").write_text("\n".join([first, *lines[::-1]]))
+    assert catalogue.read_catalogue(corpus) == before
 
 
 def test_without_a_catalogue_it_is_every_file_and_h5_comes_before_h5ad(corpus):
@@ -59,8 +66,8 @@ def test_without_a_catalogue_it_is_every_file_and_h5_comes_before_h5ad(corpus):
 
 
 def test_datasets_restrict_exclude_leaves_out_and_species_overrides(corpus):
-    assert names_of(catalogue.read_catalogue(corpus, datasets=["Human_C", "Mouse_A"])) == ["Mouse_A", "Human_C"]
-    assert names_of(catalogue.read_catalogue(corpus, exclude=["Human_D", "Mouse_A"])) == ["Mouse_B", "Human_C"]
+    assert names_of(catalogue.read_catalogue(corpus, datasets=["Mouse_A", "Human_C"])) == ["Human_C", "Mouse_A"]
+    assert names_of(catalogue.read_catalogue(corpus, exclude=["Human_D", "Mouse_A"])) == ["Human_C", "Mouse_B"]
     assert {entry.species for entry in catalogue.read_catalogue(corpus, species="mouse")} == {"mouse"}
     with pytest.raises(ValueError, match="leave no dataset"):
         catalogue.read_catalogue(corpus, datasets=["Mouse_A"], exclude=["Mouse_A"])
@@ -70,7 +77,7 @@ def test_datasets_restrict_exclude_leaves_out_and_species_overrides(corpus):
 def test_an_unknown_name_is_refused_with_the_nearest_one(corpus, flag):
     with pytest.raises(ValueError, match="no dataset is called 'Mouse_a' in .*datasets.csv; did you mean Mouse_A"):
         catalogue.read_catalogue(corpus, **{flag: ["Mouse_a"]})
-    with pytest.raises(ValueError, match="'Zzz'.*there are Mouse_A, Mouse_B"):
+    with pytest.raises(ValueError, match="'Zzz'.*there are Human_C, Human_D, Mouse_A"):
         catalogue.read_catalogue(corpus, **{flag: ["Zzz"]})
 
 
@@ -159,21 +166,44 @@ def test_what_is_missing_is_fetched_and_what_cannot_be_had_is_in_a_table(corpus,
     write_catalogue(corpus, rows)
 
     found = catalogue.obtain(catalogue.read_catalogue(corpus), corpus, base_url=site.url + "/", offline=False)
-    assert names_of(found) == ["Mouse_A", "Mouse_B", "Human_C", "New"]
+    assert names_of(found) == ["Human_C", "Mouse_A", "Mouse_B", "New"]
     assert all(entry.path.exists() for entry in found) and found[3].path.suffix == ".h5ad"
     np.testing.assert_array_equal(data.load(found[3]).counts.toarray(), counts.toarray())
     table = capsys.readouterr().out.split("2 of 6 datasets are not there:\n")[1].splitlines()
     assert len(table) == 2
-    assert table[0].split()[0] == "Human_D" and "web page" in table[0] and "--exclude" in table[0]
-    assert table[1].split()[0] == "Gone" and "404" in table[1] and "--exclude" in table[1]
+    assert table[0].split()[0] == "Gone" and "404" in table[0] and "--exclude" in table[0]
+    assert table[1].split()[0] == "Human_D" and "web page" in table[1] and "--exclude" in table[1]
     assert not list(corpus.glob("*.part*")) and not any("Mouse_B" in path for path in site.asked)
     assert not (corpus / "Human_D.h5").exists()
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".h5ad"])
+def test_another_file_under_a_known_name_is_reported_and_not_used(corpus, site, capsys, suffix):
+    publish(site, "Mouse_A", corpus / "Mouse_A.h5")
+    (corpus / "Mouse_A.h5").unlink()
+    entries = catalogue.read_catalogue(corpus)
+    assert len(catalogue.obtain(entries, corpus, base_url=site.url, offline=False)) == 4
+    assert (corpus / "checksums.csv").read_text().splitlines()[1].startswith("Mouse_A.h5,")
+    (corpus / "Mouse_A.h5").unlink()
+    assert len(catalogue.obtain(entries, corpus, base_url=site.url, offline=False)) == 4  # the same once more
+
+    (corpus / "Mouse_A.h5").unlink()
+    (site.folder / "Mouse_A" / "Mouse_A.h5").unlink()
+    if suffix == ".h5":
+        shutil.copy(corpus / "Mouse_B.h5", site.folder / "Mouse_A" / "Mouse_A.h5")
+    else:
+        anndata.AnnData(draw(5)[0], var=pd.DataFrame(index=MOUSE)).write_h5ad(site.folder / "Mouse_A" / "Mouse_A.h5ad")
+    found = catalogue.obtain(entries, corpus, base_url=site.url, offline=False)
+    assert names_of(found) == ["Human_C", "Human_D", "Mouse_B"]
+    said = capsys.readouterr().out
+    assert "has changed since it was first fetched" in said and "take its line out of" in said
+    assert not list(corpus.glob("Mouse_A.h5*"))
 
 
 def test_offline_touches_no_network_and_goes_on_with_what_is_there(corpus, site, capsys):
     (corpus / "Mouse_A.h5").unlink()
     found = catalogue.obtain(catalogue.read_catalogue(corpus), corpus, base_url=site.url, offline=True)
-    assert names_of(found) == ["Mouse_B", "Human_C", "Human_D"] and site.asked == []
+    assert names_of(found) == ["Human_C", "Human_D", "Mouse_B"] and site.asked == []
     table = capsys.readouterr().out
     assert "1 of 4 datasets are not there" in table and "put Mouse_A.h5 into" in table
 

@@ -52,7 +52,7 @@ def test_pre_training_never_sees_the_family_it_is_tested_on(bench, tmp_path, mon
     (tmp_path / "families").write_text("Mouse_A,one\nHuman_D,one\n")
     assert bench("--families", tmp_path / "families", "--datasets", "Mouse_A") == 2
     [flags] = runs
-    assert flags[flags.index("--datasets") + 1] == "Mouse_B,Human_C"
+    assert flags[flags.index("--datasets") + 1] == "Human_C,Mouse_B"
 
 
 # -- families

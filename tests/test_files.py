@@ -93,26 +93,69 @@ def test_what_a_kill_leaves_behind_is_never_seen(tmp_path, make, monkeypatch):
         patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)  # a kill clears nothing away
         with pytest.raises(KeyboardInterrupt):
             cache.arrays("k", "n", (1,), make)
-    assert [folder.suffix for folder in tmp_path.iterdir()] == [".part"]
+    assert [folder.suffix for folder in tmp_path.glob("k-*")] == [".part"]
     assert cache.arrays("k", "n", (1,), make)["a"][0] == 2 and make.calls == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "emptied", "one array gone", "all gone", "other bytes"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "emptied", "one array gone", "all gone", "other bytes", "a bit", "null", "{}", "a list"]
+)
 def test_a_damaged_entry_is_made_again(tmp_path, make, damage):
     cache = Cache(tmp_path)
     cache.arrays("k", "n", (1,), make)
-    [entry] = tmp_path.iterdir()
+    [entry] = tmp_path.glob("k-*")
     if damage == "cut":
         (entry / "a.npy").write_bytes((entry / "a.npy").read_bytes()[:-8])
     elif damage == "emptied":
         (entry / "a.npy").write_bytes(b"")
     elif damage == "other bytes":
         (entry / "a.npy").write_bytes(b"something else")
+    elif damage == "a bit":
+        content = bytearray((entry / "b.npy").read_bytes())
+        content[-20] ^= 4
+        (entry / "b.npy").write_bytes(content)
+    elif damage in ("null", "{}", "a list"):  # a list of names: what older versions wrote
+        (entry / "arrays.json").write_text('["a", "b"]' if damage == "a list" else damage)
     else:
         for path in entry.glob("b.npy" if damage == "one array gone" else "*"):
             path.unlink()
     assert sorted(cache.arrays("k", "n", (1,), make)) == ["a", "b"]
     assert cache.arrays("k", "n", (1,), make)["a"][0] == 2 and make.calls == 2
+
+
+@pytest.mark.parametrize("place", ["header", "end", "middle"])
+def test_a_long_array_is_checked_in_blocks_from_its_first_byte_to_its_last(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(files, "WHOLE", 1000)
+    monkeypatch.setattr(files, "BLOCK", 100)
+    array = np.arange(100_000)
+    Cache(tmp_path).arrays("k", "n", (), lambda: {"a": array})
+    [path] = tmp_path.glob("k-*/a.npy")
+    content = bytearray(path.read_bytes())
+    start = {"header": 80, "end": len(content) - 1, "middle": len(content) // 2}[place]
+    stop = start + len(content) // files.BLOCKS if place == "middle" else start + 1  # one bit may lie between blocks
+    content[start:stop] = bytes(byte ^ 1 for byte in content[start:stop])
+    path.write_bytes(content)
+    np.testing.assert_array_equal(Cache(tmp_path).arrays("k", "n", (), lambda: {"a": array})["a"], array)
+    assert path.read_bytes() != content
+
+
+def test_an_entry_mended_by_another_run_meanwhile_is_kept(tmp_path, make):
+    cache = Cache(tmp_path)
+    cache.arrays("k", "n", (1,), make)
+    [entry] = tmp_path.glob("k-*")
+    (entry / "a.npy").write_bytes(b"")
+
+    def slow():
+        Cache(tmp_path).arrays("k", "n", (1,), make)
+        return make()
+
+    assert cache.arrays("k", "n", (1,), slow)["a"][0] == 2  # the other run's
+
+
+def test_a_file_held_by_another_run_is_said_to_be_held(tmp_path):
+    with files.locked(tmp_path / "a"), pytest.raises(OSError, match="a is held by another run"):
+        with files.locked(tmp_path / "a", wait=0):
+            pytest.fail("two runs at once")
 
 
 def test_deleting_the_folder_is_always_safe(tmp_path, make):
@@ -131,7 +174,7 @@ def test_another_run_that_was_first_is_no_error(tmp_path, make):
         return make()
 
     assert sorted(Cache(tmp_path).arrays("k", "n", (1,), slow)) == ["a", "b"]
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.glob("k-*"))) == 1
 
 
 def test_a_full_disk_leaves_no_part_of_an_entry(tmp_path, make, monkeypatch):

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -11,6 +12,7 @@ import pytest
 
 import flags
 import recipes
+from voice import log
 
 ROOT = Path(flags.__file__).parent
 COMMANDS = ("main.py", "rf_svm_lr.py", "clus.py", "fig.py")
@@ -63,6 +65,43 @@ def test_ctrl_c_is_exit_130_and_says_how_to_go_on(capsys):
 
     assert flags.run(command, flags.build_parser(""), []) == 130
     assert "--resume" in capsys.readouterr().err
+
+
+def test_ctrl_c_during_the_imports_is_no_traceback(capsys):
+    flags._uncaught(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "interrupted before the work began\n"
+    flags._uncaught(KeyError, KeyError("ours"), None)
+    assert "KeyError: 'ours'" in capsys.readouterr().err
+
+
+def test_escape_sequences_in_names_do_not_reach_the_terminal(capsys):
+    def command(args):
+        log.info("Baron\x1b[2J\x9b1m\tand\nmore")
+        raise ValueError("B\x1b]0;cell\x07: mend it")
+
+    assert flags.run(command, flags.build_parser(""), []) == 2
+    said = capsys.readouterr()
+    assert said.out == "Baron\ufffd[2J\ufffd1m\tand\nmore\n" and said.err == "error: B\ufffd]0;cell\ufffd: mend it\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--is_pretrain", "--save_model", "{}"], "--save_model .* is a folder; name a file in it"),
+        (["--is_pretrain", "--save_model", "{}/closed/model"], "closed cannot be written"),
+        (["--is_pretrain", "--save_model", "{}/file/model"], "file is a file, not a folder"),
+        (["--save_result", "{}"], "--save_result .* is a folder"),
+        (["--save_result", "{}/closed/new/result.out"], "closed cannot be written"),
+        (["--figs", "{}/file"], "--figs .* is a file, not a folder"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_work(tmp_path, capsys, words, message):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "closed").mkdir(mode=0o555)
+    words = [word.format(tmp_path) for word in words]
+    check = flags.check_outputs
+    assert flags.run(lambda args: pytest.fail("worked"), flags.build_parser(""), words, check_paths=check) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 def script(*words):

@@ -18,6 +18,7 @@ from scipy.sparse import csr_matrix
 import data_loader as data
 import main
 import utils
+from files import locked
 from reading import catalogue
 from reading.align import ORTHOLOG_FILE
 from simulate import write_cellblast
@@ -49,6 +50,17 @@ def pretrained(run):
 
 
 # -- end to end
+
+
+@pytest.mark.parametrize("recipe", ["paper", "scpretrain2"])
+def test_the_order_of_lines_in_the_catalogue_changes_no_byte_of_the_checkpoint(run, corpus, tmp_path, recipe):
+    found = []
+    for order in (1, -1):
+        first, *lines = (corpus / "datasets.csv").read_text().splitlines()
+        (corpus / "datasets.csv").write_text("\n".join([first, *sorted(lines)[::order]]) + "\n")
+        assert run("--is_pretrain", "--kmeans", "--recipe", recipe) == 0
+        found.append((tmp_path / "model.out").read_bytes())
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("clustering", [["--kmeans"], []], ids=["kmeans", "agglomerative"])
@@ -106,6 +118,13 @@ def test_fine_tuning_on_components_runs(pretrained, tmp_path):
     assert len(results(tmp_path)) == 6
 
 
+def test_two_runs_do_not_write_one_checkpoint(run, tmp_path, capsys):
+    with locked(tmp_path / "model.out"):
+        assert run("--is_pretrain", "--kmeans") == 2
+    assert "model.out is held by another run" in capsys.readouterr().err
+    assert not (tmp_path / "model.out").exists() and not (tmp_path / "model.out.state").exists()
+
+
 def counts_of(corpus, name):
     """The raw counts of a dataset in the order of the vocabulary, the slow way."""
     cells = data.load(catalogue.read_catalogue(corpus, datasets=[name])[0])
@@ -127,7 +146,7 @@ def test_phase_1_clusters_raw_counts_phase_2_encoder_outputs_of_log1p_and_both_t
     assert run("--is_pretrain", "--kmeans") == 0
     encoder = weights(tmp_path / "model.out")
     assert run("--is_pretrain", "--kmeans", "--pretrain_output") == 0
-    for place, name in enumerate(["Mouse_A", "Mouse_B", "Human_C"]):
+    for place, name in enumerate(["Human_C", "Mouse_A", "Mouse_B"]):
         counts = counts_of(corpus, name)
         np.testing.assert_array_equal(points[place].toarray(), counts)
         weight, bias = (encoder[f"linear.{part}"].numpy() for part in ("weight", "bias"))
@@ -145,7 +164,8 @@ def test_fine_tuning_sees_log1p_and_components_of_the_training_cells(pretrained,
     )
     monkeypatch.setattr(train, "finetune", lambda model, *a, **k: seen.append(a) or finetune(model, *a, **k))
     assert pretrained("--datasets", "Mouse_A", "--pca_ft") == 0
-    log1p = np.log1p(data.load(catalogue.read_catalogue(corpus)[0]).counts.toarray())
+    counts = counts_of(corpus, "Mouse_A")
+    log1p = np.log1p(counts)
     parts = data.split(40, seed=0)
     assert len(fitted) == len(seen) == 2
     for x, (first, second) in zip(fitted, seen, strict=True):
@@ -308,7 +328,7 @@ def test_a_read_only_data_folder_works(run, corpus, tmp_path, capsys):
         assert run() == 0
     finally:
         corpus.chmod(0o755)
-    assert not (corpus / "cache").exists() and len(list((tmp_path / "cache").iterdir())) == 6
+    assert not (corpus / "cache").exists() and len(list((tmp_path / "cache").glob("[!.]*"))) == 6
 
 
 # -- fine-tuning and testing

@@ -369,7 +369,7 @@ def test_416_starts_the_file_anew(server, get):
 
 def test_a_server_that_promises_more_than_it_sends_is_given_up(server, get):
     server.script["x.h5"] = [serve(Content_Length=len(BODY) + 50, if_range=False)]
-    with pytest.raises(DownloadError, match="cut|no longer fits"):
+    with pytest.raises(DownloadError, match="cut|no longer fits|has less"):
         get(attempts=4)
     assert len(server.asked["x.h5"]) == 4
 
@@ -383,6 +383,43 @@ def test_a_server_that_promises_less_than_it_sends_gives_a_file_the_check_refuse
     with pytest.raises(DownloadError, match="truncated"):
         get(check=complete)
     assert names(tmp_path) == []
+
+
+def test_a_server_that_drips_is_given_up_though_it_never_falls_silent(server, get, monkeypatch):
+    monkeypatch.setattr(download, "WINDOW", 0.2)
+
+    def drip(handler):
+        handler.send(200, b"DATA", ETag='"v1"', Content_Length=len(BODY))
+        while not handler.server.release.wait(0.05):
+            handler.wfile.write(b".")
+            handler.wfile.flush()
+
+    server.script["x.h5"] = [drip]
+    with pytest.raises(DownloadError, match="under 1,024 bytes a second"):
+        get(attempts=2)
+
+
+@pytest.mark.parametrize("told", [{}, {"Content_Length": None}], ids=["length", "no length"])
+def test_a_file_larger_than_a_run_takes_is_left_out(server, tmp_path, told):
+    server.script["x.h5"] = [serve(**told)]
+    with pytest.raises(DownloadError, match="larger than 2e-05 GB; raise --max_download"):
+        fetch(Request("x", ((server.url("x.h5"), tmp_path / "x.h5"),), largest=20_000), check, backoff=0.0)
+    assert names(tmp_path) == []
+
+
+def test_a_redirection_is_followed_on_this_machine_and_elsewhere_to_https_only(server, get, tmp_path):
+    server.script |= {"x.h5": [answer(302, Location=server.url("y.h5"))], "y.h5": [serve()]}
+    assert get().read_bytes() == BODY
+    for address in ("http://example.org/y.h5", "ftp://127.0.0.1/y.h5"):
+        (tmp_path / "x.h5").unlink(missing_ok=True)
+        server.script["x.h5"] = [answer(302, Location=address)]
+        with pytest.raises(DownloadError, match="which is not https"):
+            get()
+    session, response = download._Session(), download.requests.Response()
+    response.status_code, response.url = 302, "https://example.org/x.h5"
+    response.headers["Location"] = "http://127.0.0.1/x.h5"  # from elsewhere into this machine
+    with pytest.raises(download._GiveUp):
+        session.get_redirect_target(response)
 
 
 def test_a_slow_line_that_makes_progress_is_not_given_up(server, get, monkeypatch):
