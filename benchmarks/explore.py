@@ -219,7 +219,7 @@ def markers(path: Path) -> dict[str, Any]:
         found = run(query, Path(folder) / "out.h5ad", path.parent, "--markers", listed)["cell_type"]
         plain = argmax_of_markers(query, listed, path.parent)
     ours, theirs = (np.array([types.get(kind, kind) for kind in calls]) for calls in (found, plain))
-    row = {"tissue": tissue, "cells": len(truth), "types": len(np.unique(truth))}
+    row: dict[str, Any] = {"tissue": tissue, "cells": len(truth), "types": len(np.unique(truth))}
     row |= {"argmax": macro_f1(truth, theirs), "--markers": macro_f1(truth, ours)}
     row["gain"] = row["--markers"] - row["argmax"]
     return row | {"missed": "; ".join(sorted(set(truth) - set(ours)))}
