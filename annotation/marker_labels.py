@@ -24,9 +24,9 @@ POSITIVE, NEGATIVE = (
 )
 SCTYPE = ("cellname", "genesymbolmore1", "genesymbolmore2")  # columns of its table
 FULL = 99.0  # percentile of the cells that express a gene: all of what it can do
-SEEDS = 20  # sure cells of a type at most
+SEEDS = 60  # sure cells of a type at most
 LEAST_SEEDS = 3  # fewer: the evidence is too thin
-SHARE = 0.2  # of the cells that look most like a type, so many may be seeds
+SHARE = 0.7  # of the cells that look most like a type, so many may be seeds
 SHUFFLES = 5  # of every gene over the cells: what a type scores then by chance is no evidence
 CHANCE, MANY = 99.0, 0.03  # percentile of these scores: more than this share of cells beyond it are evidence too
 
@@ -208,10 +208,19 @@ def seeds(
             rows = np.flatnonzero(mine & (score[:, k] > usual[k]))
             rows = rows if len(rows) > MANY * len(score) else rows[:0]
         rows = rows[np.argsort(-margin[rows], kind="stable")]
-        rows = rows[: min(most, max(LEAST_SEEDS, int(SHARE * len(rows))))]
+        rows = rows[: max(LEAST_SEEDS, int(SHARE * len(rows)))]
+        rows = spread(rows, most)
         if len(rows) >= LEAST_SEEDS:
             labels[rows] = k
     return labels, score
+
+
+def spread(rows: np.ndarray, most: int) -> np.ndarray:
+    """`most` of the rows, evenly from the first to the last: the surest alone are one corner of their type.
+
+    Learnt from such a corner, the rest of a type is called something else (other donors, other technologies).
+    """
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
 
 
 def chance(level: np.ndarray, weights: np.ndarray, near: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -93,6 +93,11 @@ def test_seeds_are_of_their_type_and_a_type_without_evidence_has_none():
     assert not (labels == 2).any() and scores.shape == (120, 3)
 
 
+def test_seeds_are_of_the_whole_type_and_not_of_its_surest_corner():
+    assert marker_labels.spread(np.arange(100), 5).tolist() == [0, 24, 49, 74, 99]
+    assert marker_labels.spread(np.arange(4), 5).tolist() == [0, 1, 2, 3]
+
+
 def test_genes_that_say_nothing_give_no_seeds():
     rng = np.random.default_rng(0)
     values = csr_matrix(np.log1p(rng.poisson(1.0, (200, 6)).astype(np.float32)))
