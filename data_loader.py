@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 from files import Cache, fingerprint, stamp, writable
 from reading import align, normalize
 from reading.catalogue import Entry
-from reading.cells import Cells, Unreadable, kind_of_names, open_rows, read
+from reading.cells import FORMATS, Cells, Unreadable, format_of, kind_of_names, open_rows, read
 from reading.names import no_types
 from reading.source import LOW_OVERLAP, look
 from voice import log
@@ -31,7 +31,7 @@ def gene_names(entries: Sequence[Entry], table: dict[str, str], **values: object
     """
     named = []
     for entry in entries:
-        with open_rows(entry.path, name=entry.name, **reader_options(entry.path, **values)) as rows:
+        with open_rows(entry.path, name=entry.name, **reader_options(entry, **values)) as rows:
             source = look(rows, table, species=entry.species or None, force=True)
         genes = source.rows.genes
         for sentence in source.warnings:
@@ -48,9 +48,10 @@ def gene_names(entries: Sequence[Entry], table: dict[str, str], **values: object
     return named
 
 
-def reader_options(path: Path, *, layer: str | None = None, use_raw: bool = False) -> dict[str, object]:
-    """--layer and --use_raw for the files that have such things."""
-    return {"layer": layer, "use_raw": use_raw} if path.suffix == ".h5ad" else {}
+def reader_options(entry: Entry, *, layer: str | None = None, use_raw: bool = False) -> dict[str, object]:
+    """--layer, --use_raw and the species of a dataset, as far as a file of its format has a choice of them."""
+    wanted = {"layer": layer, "use_raw": use_raw, "genome": entry.species or None}
+    return {name: value for name, value in wanted.items() if name in FORMATS[format_of(entry.path)].options}
 
 
 def report_overlap(names: Names, wanted: Sequence[str], of: str) -> None:
@@ -83,7 +84,7 @@ def cache_in(data_dir: Path, cache_dir: Path | None) -> Cache:
 
 def load(entry: Entry, *, label_key: str | None = None, **values: object) -> Cells:
     """All of one dataset's file: raw csr counts, genes as spelled there, cell types."""
-    return read(entry.path, name=entry.name, label_key=label_key, **reader_options(entry.path, **values))
+    return read(entry.path, name=entry.name, label_key=label_key, **reader_options(entry, **values))
 
 
 def aligned(

@@ -8,10 +8,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import HUMAN, MOUSE, SHARED, draw, write_catalogue, write_dataset, write_orthologs
+from scipy.sparse import csr_matrix
 
 import data_loader as data
 from files import Cache, fingerprint
@@ -430,3 +432,27 @@ def test_a_change_deep_in_a_zarr_store_makes_its_cached_matrix_anew(tmp_path):
     before = data.stamp_of(tmp_path / "a.zarr")
     chunk.write_bytes(b"other")
     assert data.stamp_of(tmp_path / "a.zarr") != before
+
+
+def test_the_layer_that_is_asked_for_is_taken_of_a_zarr_store_too(tmp_path):
+    x = csr_matrix(np.arange(24, dtype=np.float32).reshape(2, 12))
+    var = pd.DataFrame(index=HUMAN)
+    anndata.AnnData(x, layers={"counts": 3 * x}, var=var).write_zarr(tmp_path / "a.zarr")
+    entry = catalogue.Entry("a", "human", True, tmp_path / "a.zarr")
+    np.testing.assert_array_equal(data.load(entry, layer="counts").counts.toarray(), 3 * x.toarray())
+    np.testing.assert_array_equal(data.load(entry).counts.toarray(), x.toarray())
+
+
+@pytest.mark.parametrize("species, genes", [("human", HUMAN), ("mouse", MOUSE)])
+def test_of_two_genomes_the_one_of_the_catalogues_species_is_read(tmp_path, species, genes):
+    path, counts = tmp_path / "a.h5", draw(0)[0]
+    with h5py.File(path, "w") as file:
+        for genome, symbols in (("hg19", HUMAN), ("mm10", MOUSE)):
+            group = file.create_group(genome)
+            group["data"], group["indices"], group["indptr"] = counts.data, counts.indices, counts.indptr
+            group["shape"], group["barcodes"] = np.array([12, counts.shape[0]]), np.arange(counts.shape[0]).astype("S")
+            group["genes"] = group["gene_names"] = np.array(symbols, dtype="S")
+    entry = catalogue.Entry("a", species, True, path)
+    assert data.load(entry).genes == genes
+    [names] = data.gene_names([entry], {})
+    assert names.entry.species == species and len([gene for gene in names.genes if gene]) == 12
