@@ -11,6 +11,7 @@ import stat
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -38,36 +39,21 @@ def formats(text: str) -> list[str]:
     return found
 
 
-def count(text: str) -> int:
-    """A whole number from 1 up."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return value
+def number(kind: Callable[[str], Any], holds: Callable[[Any], bool], words: str) -> Callable[[str], Any]:
+    """Reads a number of a kind that `holds`; `words` and the text say what is wrong with another."""
+
+    def read(text: str) -> Any:
+        with suppress(ValueError):
+            if holds(value := kind(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"{words} {text}")
+
+    return read
 
 
-def natural(text: str) -> int:
-    """A whole number from 0 up."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative, it is {text}")
-    return value
-
-
-def rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
-    return value
+count = number(int, lambda value: value >= 1, "must be at least 1, not")
+natural = number(int, lambda value: value >= 0, "must not be negative, it is")
+rate = number(float, lambda value: 0 < value < float("inf"), "must be above 0, not")
 
 
 # -- the flags ----------------------------------------------------------------
