@@ -53,8 +53,7 @@ def command(args: argparse.Namespace) -> None:
     wanted = recipes.Wanted(args.recipe, str(args.pretrained_model), args.given, partial(flags.fill, args=args))
     start = None
     if args.pretrain_output or not args.is_pretrain:
-        made_by = flags.pretrain_line(args)
-        start = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list, made_by=made_by)
+        start = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list)
     recipe = recipes.chosen(wanted, start) if args.is_pretrain else recipes.of_checkpoint(start, wanted)
     if start and start.encoder.hidden != args.hid:
         hidden = start.encoder.hidden

@@ -40,8 +40,7 @@ def command(args: argparse.Namespace) -> None:
     """Both arms under each classifier on every labelled dataset, on the splits of main.py; then the tables."""
     device = utils.pick_device(args.cuda)
     utils.seed_everything(args.seed)
-    made_by = flags.pretrain_line(args)
-    checkpoint = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list, made_by=made_by)
+    checkpoint = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list)
     checkpoint.encoder.to(device)
     where, splits = flags.fill(utils.Data, args), flags.fill(utils.Splits, args)
     entries, orthologs = where.entries("there is nothing to train a classifier on"), where.orthologs()

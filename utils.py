@@ -180,15 +180,15 @@ def _save(path: Path, content: dict[str, Any]) -> None:
             raise OSError(f"is the disk full? {str(error).splitlines()[0]}") from error
 
 
-def load_checkpoint(path: Path, *, gene_list: Path | None = None, made_by: str = "") -> Checkpoint:
+def load_checkpoint(path: Path, *, gene_list: Path | None = None) -> Checkpoint:
     """Open a checkpoint of ours, or a published bare {fc1.weight, fc1.bias} with the genes of `gene_list`.
 
-    Raises FileNotFoundError with the command that makes it (`made_by`), or ValueError, with what to do.
+    Raises FileNotFoundError with the command that makes it, or ValueError, with what to do.
     """
     path = Path(path)
     if not path.exists():
-        made_by = made_by or f"python main.py --is_pretrain --kmeans --save_model {path}"
-        raise FileNotFoundError(f"there is no checkpoint {path}; make it with: {made_by}")
+        line = f"python main.py --is_pretrain --kmeans --save_model {path}"
+        raise FileNotFoundError(f"there is no checkpoint {path}; make it with: {line}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds for a damaged or foreign file
