@@ -56,15 +56,19 @@ def directions(
         block = np.vstack([_centroids(x, column) - root_share(column)[:, None] * mean for column in partitions.T])
         block /= scale
         rows.append(block / np.sqrt(np.square(block).sum() + 1e-12))
-    centroids = np.vstack(rows)  # (all clusters, G)
-    values, vectors = np.linalg.eigh((centroids @ centroids.T).astype(np.float64))
-    order = np.argsort(-values)
-    keep = order[: min(hidden, int((values > values.max() * 1e-8).sum()))]
-    found = (centroids.T @ vectors[:, keep] / np.sqrt(values[keep])).T  # (rank, G)
-    sign = np.sign(found[np.arange(len(found)), np.abs(found).argmax(axis=1)])  # the same on every machine
+    found = leading(np.vstack(rows), hidden)  # (rank, G)
     out = np.zeros((hidden, len(scale)), np.float32)
-    out[: len(found)] = found * sign[:, None]
+    out[: len(found)] = found
     return out
+
+
+def leading(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` leading unit directions (rank, G) of rows (R, G), none where all are zero."""
+    values, vectors = np.linalg.eigh((rows @ rows.T).astype(np.float64))
+    keep = np.argsort(-values)[: min(most, int((values > values.max() * 1e-8).sum()))]
+    found = (rows.T @ vectors[:, keep] / np.sqrt(values[keep])).T
+    sign = np.sign(found[np.arange(len(found)), np.abs(found).argmax(axis=1)])  # the same on every machine
+    return found * sign[:, None]
 
 
 def root_share(column: np.ndarray) -> np.ndarray:

@@ -61,7 +61,9 @@ def fit(
             share = (cells.sum() * share + prior_cells * prior) / (cells.sum() + prior_cells)
         weights = np.sqrt((np.clip(share, 0, 1) + FLOOR) / (average(variances, measured, once) + LEAST_VARIANCE))
     weighted = [(x @ diags(weights.astype(np.float32))).tocsr() for x in datasets]
-    axes = leading([principal(x, dimensions, seed) for x in weighted], dimensions)  # (H, G)
+    axes = directions.leading(np.vstack([principal(x, dimensions, seed) for x in weighted]), dimensions)  # (H, G)
+    if not len(axes):  # one cell, or cells that are all equal: no direction is better than another
+        axes = np.eye(1, genes)
     if found:
         inside = [within(x @ axes.T, seed=seed) for x in weighted]
         traces = [max(np.trace(one), 1e-12) for one in inside]  # each dataset as much as any other, at a common scale
@@ -117,19 +119,6 @@ def principal(x: csr_matrix, dimensions: int, seed: int) -> np.ndarray:
     axes, centre = reduce.components(x, dimensions, seed=seed)
     variance = reduce.project(x, axes, centre).var(axis=0, dtype=np.float64)
     return axes * np.sqrt(variance / (variance.sum() + 1e-12))[:, None]
-
-
-def leading(blocks: Sequence[np.ndarray], dimensions: int) -> np.ndarray:
-    """At most `dimensions` leading unit directions (H, G) of the rows of all blocks (R, G)."""
-    rows = np.vstack(blocks)
-    values, vectors = np.linalg.eigh((rows @ rows.T).astype(np.float64))
-    keep = np.argsort(-values)[:dimensions]
-    keep = keep[values[keep] > values.max() * 1e-8]
-    if not len(keep):  # one cell, or cells that are all equal: no direction is better than another
-        return np.eye(1, rows.shape[1])
-    found = (rows.T @ vectors[:, keep] / np.sqrt(values[keep])).T
-    sign = np.sign(found[np.arange(len(found)), np.abs(found).argmax(axis=1)])  # the same on every machine
-    return found * sign[:, None]
 
 
 def within(points: np.ndarray, *, seed: int = 0) -> np.ndarray:
