@@ -36,7 +36,7 @@ def about(found: Found, command: str) -> dict[str, Any]:
         "ece": float("nan") if work.wishes.markers else learnt.ece,
         "seed": work.wishes.seed,
         "recipe": work.settings["recipe"],
-        "warnings": np.array(work.warnings, dtype=object),
+        "warnings": np.array([*work.warnings, *doubts(found)], dtype=object),
         "overlap": pd.DataFrame(work.overlap),
         "cells_learnt_from": len(model.fitted.rows),
         "command": command,
@@ -68,6 +68,15 @@ def versions() -> dict[str, str]:
     return found
 
 
+def doubts(found: Found) -> list[str]:
+    """What the calls give reason to doubt, as the page says it: of all cells."""
+    if not found.work.labeller.classes:
+        return []
+    types = np.asarray(found.columns["cell_type"]).astype(object)
+    counts = pd.Series(types).value_counts().to_dict()
+    return report.doubts(counts, types, np.asarray(found.columns["confidence"]), found.work.wishes.unknown, UNKNOWN)
+
+
 def table_of(found: Found) -> pd.DataFrame:
     """The .csv: a row a cell, the columns of obs without the prefix, and the map."""
     table = pd.DataFrame(found.columns, index=pd.Index(found.work.query.rows.cells, dtype=object))
@@ -87,6 +96,8 @@ def tell(found: Found) -> None:
         if work.labeller.calls_unknown and work.labeller.unknown is not None:
             counts[UNKNOWN] = counts.get(UNKNOWN, 0)
         log.info("; ".join(f"{name} {count:,}" for name, count in counts.items()))
+        for sentence in doubts(found):
+            log.warning(sentence)
     if found.suggested is not None and len(found.suggested):
         log.info("label next: " + ", ".join(found.suggested["cell"].astype(str)))
     if work.wishes.explore:

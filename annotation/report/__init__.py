@@ -7,5 +7,6 @@ plain arrays and tables.
 
 from annotation.report.annotation import Annotation
 from annotation.report.page import render, write_report
+from annotation.report.sections import doubts
 
-__all__ = ["Annotation", "render", "write_report"]
+__all__ = ["Annotation", "doubts", "render", "write_report"]

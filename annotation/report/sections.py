@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,7 +53,8 @@ def summary(a: Annotation) -> str:
 
 
 def warnings(a: Annotation) -> str:
-    sentences = [*a.warnings, *(_doubts(a) if a.called else [])]
+    found = doubts(a.counts, a.cell_type, a.confidence, a.settings.get("unknown"), a.unknown) if a.called else []
+    sentences = [*a.warnings, *found]
     if not sentences:
         return "" if not a.called else '<p class="fine">No warnings.</p>\n'
     items = "".join(f"<li>{text(sentence)}</li>" for sentence in sentences)
@@ -60,17 +62,23 @@ def warnings(a: Annotation) -> str:
     return f'<aside class="warn" aria-labelledby="h-warn">{heading}<ul>{items}</ul></aside>\n'
 
 
-def _doubts(a: Annotation) -> list[str]:
-    """What the calls themselves give reason to doubt."""
+def doubts(
+    counts: Mapping[str, int], cell_type: np.ndarray, confidence: np.ndarray, asked: Any, unknown: str
+) -> list[str]:
+    """What the calls themselves give reason to doubt.
+
+    counts: cells of each type; cell_type and confidence (n,) of some cells or all; asked: the share of known cells
+    that may be called `unknown`.
+    """
     found = []
-    share, asked = a.counts.get(a.unknown, 0) / max(a.total, 1), a.settings.get("unknown")
+    share = counts.get(unknown, 0) / max(sum(counts.values()), 1)
     asked = float(asked) if isinstance(asked, (int, float)) and asked == asked else 0.0
     if share > asked > 0:
         found.append(
-            f"{percent(share)} of the cells are {a.unknown}, more than the {percent(asked)} of wrongly refused cells "
+            f"{percent(share)} of the cells are {unknown}, more than the {percent(asked)} of wrongly refused cells "
             "that were asked for: there may be types here that none of the labels names."
         )
-    medians = {name: _median(a.confidence[a.cell_type == name]) for name in a.counts if name != a.unknown}
+    medians = {name: _median(confidence[cell_type == name]) for name in counts if name != unknown}
     low = sorted((name for name in medians if medians[name] < LOW), key=medians.get)
     if low:
         named = ", ".join(f"{short(name, 60)} ({medians[name]:.2f})" for name in low[:8])
