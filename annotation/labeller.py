@@ -7,30 +7,20 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix, diags, vstack
-from scipy.special import softmax
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import NearestNeighbors
-from sklearn.svm import LinearSVC
+from scipy.sparse import csr_matrix, vstack
 from threadpoolctl import threadpool_limits
 
-from annotation import confidence, foreign
+from annotation import confidence, foreign, road
 from annotation.product import product
 from reading import align
 from reading.source import Source, shared_genes
 from stages import classify
-from stages.folds import folds
 from stages.score import entropy
 
 FIT = 20_000  # query cells that are learnt from together; the rest is labelled block by block
 OF_REFERENCES = 6_000  # reference cells that are learnt from, evenly over types: more take time and change little
-OUT_OF_FOLD = 2_000  # labelled, and as many unlabelled, cells that take part when labelled ones are held out
 MANY = 1_000  # labelled cells: more do not change the choice of C
-FOLDS = 3  # parts of the references that are sent through as a query would be
-FEW = 30  # query cells below which their mean says more about their types than about their batch
 AVERAGED = 10  # cells that features are averaged over for what is strange and what to label next
-VOTERS = 15  # cells that have a say in a call from references
-UNIT = 30.0  # length of a cell's vector of shared genes: about that of 2,500 genes at log1p 0.5
 
 
 @dataclass
@@ -168,7 +158,7 @@ class Labeller:
         strange = np.zeros(len(features), bool)
         if learnt.raw is not None:  # labels from references
             alone, around = probabilities, self.anchors[near]
-            probabilities = confidence.calibrate(together(alone, learnt.raw[around]), learnt.temperature)
+            probabilities = confidence.calibrate(road.together(alone, learnt.raw[around]), learnt.temperature)
             averaged = (features + self.fitted.features[around].sum(axis=1)) / (1 + near.shape[1])
             assert isinstance(self.unknown, confidence.Strange)  # as references give it
             scores = self.unknown.score(averaged, alone, near, probabilities.argmax(axis=1))
@@ -186,7 +176,7 @@ class Labeller:
     def nearest(self, features: np.ndarray) -> np.ndarray:
         """The anchors nearest to each cell (B, D), nearest first, as places among the anchors: (B, K)."""
         points = torch.from_numpy(self.fitted.features[self.anchors])  # (A, D)
-        k = max(1, min(VOTERS - 1, len(points) // 4))
+        k = max(1, min(road.VOTERS - 1, len(points) // 4))
         norm = points.square().sum(dim=1)
         parts = torch.from_numpy(features).split(512)  # the products of so many stay in the processor's cache
         return torch.cat(
@@ -198,7 +188,7 @@ class Labeller:
         if self.learnt.shared is None:
             return 1.0
         squares = log.multiply(log).tocsr() @ self.learnt.shared
-        return (UNIT / np.sqrt(np.maximum(squares, 1e-12)))[:, None].astype(np.float32)
+        return (road.UNIT / np.sqrt(np.maximum(squares, 1e-12)))[:, None].astype(np.float32)
 
 
 def fit(
@@ -230,7 +220,7 @@ def fit(
             return _by_references(seen, classes, references, batches, error, seed)
         taught = _from_query(query, log, embedding, embedder, labels[rows], len(classes), seed)
     features, probabilities = taught.features, taught.probabilities
-    averaged = features[neighbours(features, AVERAGED)].mean(axis=1)
+    averaged = features[road.neighbours(features, AVERAGED)].mean(axis=1)
     few = min(len(rows), confidence.REFERENCE)
     anchors = np.sort(np.random.default_rng(seed).choice(len(rows), few, replace=False))
     unknown, strange, scores = None, np.zeros(len(rows), bool), np.zeros(0)
@@ -253,9 +243,9 @@ def _by_references(seen: Seen, classes, references, batches, error: float | None
     plain, embeddings, labels, batch = _read(references, batches, seen.embedder, genes, most, rng)
     ours = align.align(seen.log, query.genes, genes)  # (M, S)
     familiarity = _familiarity(plain, np.concatenate(labels), ours, seed)
-    parts = [_unit(part) for part in plain]
-    sent = send(parts, embeddings, labels, _unit(ours), seen.embedding, types, seed)
-    held = _held_out(parts, embeddings, labels, batch, types, seed)
+    parts = [road.unit(part) for part in plain]
+    sent = road.send(parts, embeddings, labels, road.unit(ours), seen.embedding, types, seed)
+    held = road.held_out(parts, embeddings, labels, batch, types, seed)
     learnt = _folded(seen, genes, sent, held, familiarity)
 
     taken = sent.voted.argmax(axis=1)  # (M,) the type that a cell is taken for, here and among the held-out ones
@@ -277,7 +267,7 @@ def _by_references(seen: Seen, classes, references, batches, error: float | None
     )  # fmt: skip
 
 
-def _folded(seen: Seen, genes: list[str], sent: Sent, held: HeldOut, familiarity: float | None) -> Learnt:
+def _folded(seen: Seen, genes: list[str], sent: road.Sent, held: road.HeldOut, familiarity: float | None) -> Learnt:
     """The query's road as one map of its genes, with the temperature that held-out cells ask for."""
     temperature, ece, called = _measured(held.voted, held.labels, sent.voted.mean(axis=0))
     own, types = seen.query.genes, sent.voted.shape[1]
@@ -290,7 +280,7 @@ def _folded(seen: Seen, genes: list[str], sent: Sent, held: HeldOut, familiarity
         turn=turn,
         shift=shift + sent.centre,
         shared=mask.astype(np.float32),
-        classify=lambda _, logits: _of_logits(logits + sent.bias, sent.present, types),
+        classify=lambda _, logits: road.of_logits(logits + sent.bias, sent.present, types),
         raw=sent.raw,
         temperature=temperature,
         ece=ece,
@@ -304,23 +294,10 @@ def choose_rows(labels: np.ndarray, most: int, seed: int) -> np.ndarray:
     if len(labels) <= most:
         return np.arange(len(labels))
     rng = np.random.default_rng(seed)
-    known = evenly(labels, most // 2, rng)
+    known = road.evenly(labels, most // 2, rng)
     others = np.flatnonzero(labels < 0) if (labels < 0).any() else np.setdiff1d(np.arange(len(labels)), known)
     others = rng.choice(others, min(len(others), most - len(known)), replace=False)
     return np.sort(np.concatenate([known, others]))
-
-
-def evenly(labels: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """At most `most` labelled cells, of every type the same number as far as there are so many."""
-    known = np.flatnonzero(labels >= 0)
-    if len(known) <= most:
-        return known
-    order = rng.permutation(known)
-    order = order[np.argsort(labels[order], kind="stable")]
-    count = np.bincount(labels[order])
-    place = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)  # of a cell within its type
-    limit = np.sort(place)[most - 1]
-    return np.sort(order[place <= limit])
 
 
 def _from_query(query, log, embedding, embedder, labels, types: int, seed: int) -> Taught:
@@ -331,12 +308,12 @@ def _from_query(query, log, embedding, embedder, labels, types: int, seed: int) 
     if not types:
         return Taught(Learnt(weights, turn, shift), features, np.zeros((len(features), 0)))
     rng = np.random.default_rng(seed)
-    few = evenly(labels, MANY, rng)
+    few = road.evenly(labels, MANY, rng)
     strength = classify.choose_strength(features[few], labels[few], seed)
     model = classify.learn(features, labels, types, strength=strength)
     rest = np.flatnonzero(labels < 0)
-    rest = rng.choice(rest, OUT_OF_FOLD, replace=False) if len(rest) > OUT_OF_FOLD else rest
-    some = np.sort(np.concatenate([evenly(labels, OUT_OF_FOLD, rng), rest]))
+    rest = rng.choice(rest, road.OUT_OF_FOLD, replace=False) if len(rest) > road.OUT_OF_FOLD else rest
+    some = np.sort(np.concatenate([road.evenly(labels, road.OUT_OF_FOLD, rng), rest]))
 
     def again(labels: np.ndarray) -> np.ndarray:
         return classify.learn(features[some], labels, types, strength=strength).predict(features[some])
@@ -355,102 +332,12 @@ def _from_query(query, log, embedding, embedder, labels, types: int, seed: int) 
     return Taught(learnt, features, confidence.calibrate(probabilities, temperature))
 
 
-@dataclass(frozen=True)
-class Sent:
-    """What came of M unlabelled cells that were sent through with labelled ones of other datasets."""
-
-    views: list
-    centre: np.ndarray  # (D,) what they lost when they were centred
-    weights: np.ndarray  # (S, L') of the logits
-    bias: np.ndarray  # (L',)
-    present: np.ndarray  # (L',) the types that have a logit
-    features: np.ndarray  # (M, D)
-    near: np.ndarray  # (M, VOTERS) of each cell among them, itself first
-    raw: np.ndarray  # (M, L) probabilities of each cell alone
-    voted: np.ndarray  # (M, L) with its neighbours' say
-    middle: np.ndarray  # (D,) as in confidence.Strange
-    directions: np.ndarray  # (D, L')
-    scores: np.ndarray  # (M,) how strange
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """What came of R labelled cells that were sent through as if they were a query's."""
-
-    voted: np.ndarray  # (R, L) not calibrated
-    labels: np.ndarray  # (R,) what they are
-    scores: np.ndarray  # (R,) how strange
-
-
-def send(parts, embeddings, labels, ours: csr_matrix, embedding: np.ndarray, types: int, seed: int) -> Sent:
-    """The road of a query: LR and a linear SVM on the shared genes of others, then the say of each cell's neighbours.
-
-    parts, embeddings, labels: of each labelled dataset (R, S), (R, H), (R,). ours (M, S), embedding (M, H).
-    Every cell is of one length, which takes away most of what depth and technique do. What is left is judged
-    from where the types of the query lie, as far as it is known; half of that is taken away, as some types may be new.
-    Reference cells that are held out take the same road, for only cells that stand in the same relation to every fit
-    can be compared: views are fitted on both sides, without labels, and each dataset is centred on itself.
-    """
-    theirs, known = vstack(parts, format="csr"), np.concatenate(labels)  # (R, S), (R,)
-    views = classify.fit_views(vstack([theirs, ours], format="csr"), np.vstack([*embeddings, embedding]), seed)
-    points = [classify.features(views, part, inside) for part, inside in zip(parts, embeddings, strict=True)]
-    features, points, centre = _centred(classify.features(views, ours, embedding).astype(np.float32), points)
-    near = neighbours(features, VOTERS)
-    present, weights, bias = linear(theirs, known, seed)
-    logits, of_theirs = ours @ weights, theirs @ weights
-    bias = bias - 0.5 * drift(logits + bias, of_theirs + bias, np.searchsorted(present, known))
-    raw = _of_logits(logits + bias, present, types)
-    averaged = features[near].mean(axis=1)
-    middle, directions = confidence.directions_of(np.vstack(points), known, averaged)
-    scores = confidence.strangeness(averaged, entropy(raw)[near].mean(axis=1), middle, directions)
-    return Sent(
-        views=views, centre=centre, weights=weights, bias=bias, present=present, features=features, near=near,
-        raw=raw, voted=voted(raw, near), middle=middle, directions=directions, scores=scores,
-    )  # fmt: skip
-
-
-def _held_out(parts, embeddings, labels, batch, types: int, seed: int) -> HeldOut:
-    """Labelled cells on the query's road.
-
-    Whole batches, donors or datasets at a time where there are several, else a third of each type's cells. Cells of a
-    type that only their batch has cannot be known and do not count.
-    """
-    rng = np.random.default_rng(seed)
-    x, h, y = vstack(parts, format="csr"), np.vstack(embeddings), np.concatenate(labels)
-    origin = np.repeat(np.arange(len(parts)), [len(part) for part in labels])
-    some = evenly(y, OUT_OF_FOLD, rng)
-    fold = _batch_folds(batch[some], FOLDS) if len(np.unique(batch[some])) > 1 else None
-    fold = folds(y[some], FOLDS, seed) if fold is None else fold
-    held, truth, scores = [], [], []
-    for j in np.unique(fold[fold >= 0]):
-        out, rest = some[fold == j], some[fold != j]
-        out = out[np.isin(y[out], y[rest])]
-        if len(out) < 2 or len(np.unique(y[rest])) < 2:
-            continue
-        kept = [rest[origin[rest] == i] for i in np.unique(origin[rest])]
-        sent = send([x[k] for k in kept], [h[k] for k in kept], [y[k] for k in kept], x[out], h[out], types, seed)
-        held.append(sent.voted), truth.append(y[out]), scores.append(sent.scores)
-    if not held:
-        return HeldOut(np.zeros((0, types)), np.zeros(0, int), np.zeros(0))
-    return HeldOut(np.vstack(held), np.concatenate(truth), np.concatenate(scores))
-
-
-def _batch_folds(batch: np.ndarray, n_folds: int) -> np.ndarray:
-    """Whole batches dealt to at most `n_folds` folds, the largest first, each to the smallest fold: (R,)."""
-    names, own, count = np.unique(batch, return_inverse=True, return_counts=True)
-    total, of = np.zeros(min(n_folds, len(names)), int), np.zeros(len(names), int)
-    for i in np.argsort(-count, kind="stable"):
-        of[i] = total.argmin()
-        total[of[i]] += count[i]
-    return of[own]
-
-
 def _familiarity(parts, labels: np.ndarray, ours: csr_matrix, seed: int) -> float | None:
     """`foreign.familiarity` on a few cells of each side; None where genes, cells or types are too few to tell."""
     if ours.shape[1] < foreign.LEAST_GENES or ours.shape[0] < foreign.LEAST_CELLS:
         return None
     rng = np.random.default_rng(seed)
-    few = evenly(labels, foreign.CELLS, rng)
+    few = road.evenly(labels, foreign.CELLS, rng)
     if (np.bincount(labels[few]) > 2).sum() < 2:
         return None
     mine = np.sort(rng.choice(ours.shape[0], min(foreign.CELLS, ours.shape[0]), replace=False))
@@ -461,7 +348,7 @@ def _read(references, batches, embedder: Embedder, genes: list[str], most: int, 
     """At most `most` labelled cells of each dataset: shared genes, embeddings, labels, one array each; batches (R,)."""
     parts, embeddings, labels, batch = [], [], [], []
     for i, (source, known) in enumerate(references):
-        rows = evenly(known, most, rng)
+        rows = road.evenly(known, most, rng)
         counts = source.take(rows)
         log, empty = source.log(counts)
         parts.append(align.align(log[~empty], source.genes, genes))
@@ -469,62 +356,6 @@ def _read(references, batches, embedder: Embedder, genes: list[str], most: int, 
         labels.append(known[rows[~empty]])
         batch += [f"{i} {one}" for one in (batches[i][rows[~empty]] if batches else np.zeros(len(labels[-1])))]
     return parts, embeddings, labels, np.array(batch)
-
-
-def _centred(features: np.ndarray, points: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    """Features of the query (M, D) and of each reference, less their dataset's mean; what the query lost, (D,)."""
-    centre = features.mean(axis=0) if len(features) >= FEW else np.vstack(points).mean(axis=0)
-    return (features - centre).astype(np.float32), [part - part.mean(axis=0) for part in points], centre
-
-
-def linear(x: csr_matrix, labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Types present (L'), weights (G, L') and bias (L',): half LR, half twice the margins of a linear SVM."""
-    lr = LogisticRegression(C=1.0, max_iter=200).fit(x, labels)
-    svm = LinearSVC(random_state=seed).fit(x, labels)
-    weights, bias = lr.coef_ / 2 + svm.coef_, lr.intercept_ / 2 + svm.intercept_
-    if len(weights) == 1:  # two types: one column is their difference
-        weights, bias = np.vstack([-weights, weights]) / 2, np.concatenate([-bias, bias]) / 2
-    return lr.classes_, weights.T.astype(np.float32), bias
-
-
-def drift(logits: np.ndarray, theirs: np.ndarray, labels: np.ndarray, rounds: int = 5) -> np.ndarray:
-    """How far the query's types lie from the references', in logits (L',): mean over types, whatever their shares.
-
-    logits (N, L') of the query, theirs (R, L') with labels (R,). A type that hardly a cell is called has no say.
-    """
-    centres = np.stack([theirs[labels == k].mean(axis=0) for k in range(logits.shape[1])])
-    off = np.zeros(logits.shape[1])
-    for _ in range(rounds):
-        p = softmax(logits - off, axis=1)
-        weight = p * (p.argmax(axis=1)[:, None] == np.arange(p.shape[1]))  # (N, L')
-        total = weight.sum(axis=0)
-        seen = np.flatnonzero(total > 2)
-        if not len(seen):
-            break
-        means = weight[:, seen].T @ logits / total[seen, None]
-        off = 0.5 * off + 0.5 * np.average(means - centres[seen], axis=0, weights=np.sqrt(total[seen]))
-    return off
-
-
-def together(own: np.ndarray, around: np.ndarray) -> np.ndarray:
-    """A cell's probabilities (B, L) times the mean of its own and its neighbours' (B, K, L), to sum to 1."""
-    mean = (own + around.sum(axis=1)) / (1 + around.shape[1])
-    both = (own + 1e-6) * (mean + 1e-6)
-    return both / both.sum(axis=1, keepdims=True)
-
-
-def voted(own: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """`together` of cells (M, L) whose neighbours, itself first (M, K), are among them."""
-    return together(own, own[near[:, 1:]])
-
-
-def neighbours(points: np.ndarray, k: int) -> np.ndarray:
-    """The k nearest of all cells (M, D) to each, itself first: (M, K); fewer where there are few cells."""
-    k = max(1, min(k, len(points) // 4))
-    near = NearestNeighbors(n_neighbors=k).fit(points).kneighbors(points, return_distance=False)
-    lost = np.flatnonzero((near != np.arange(len(points))[:, None]).all(axis=1))  # among copies of themselves
-    near[lost, 0] = lost
-    return near
 
 
 def _fold(views, encoder: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -545,11 +376,6 @@ def _fold(views, encoder: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np
     return np.hstack(weights), np.hstack(turn), np.concatenate(shifts).astype(np.float32)
 
 
-def _unit(log: csr_matrix) -> csr_matrix:
-    squares = np.asarray(log.multiply(log).sum(axis=1)).ravel()
-    return (diags((UNIT / np.sqrt(np.maximum(squares, 1e-12))).astype(np.float32)) @ log).tocsr()
-
-
 def _hold_out(again, labels: np.ndarray, shares: np.ndarray, seed: int, n_folds: int = 5):
     """Temperature, calibration error, and (R, 3) confidence, type called and type of held-out labelled cells."""
     return _measured(confidence.out_of_fold(again, labels, len(shares), n_folds, seed), labels, shares)
@@ -562,8 +388,3 @@ def _measured(held: np.ndarray, labels: np.ndarray, shares: np.ndarray):
     calibrated, truth = confidence.calibrate(held[rows], temperature), labels[rows]
     called = np.column_stack([calibrated.max(axis=1), calibrated.argmax(axis=1), truth])
     return temperature, confidence.ece(calibrated, truth), called
-
-
-def _of_logits(logits: np.ndarray, present: np.ndarray, types: int) -> np.ndarray:
-    """Probabilities (B, L) from logits of the types that are present (B, L')."""
-    return classify.spread(softmax(logits, axis=1), present, types)

@@ -14,8 +14,9 @@ from scipy.sparse import csr_matrix
 
 from annotation import confidence, consensus, groups, marker_labels, suggest
 from annotation.groups import Groups
-from annotation.labeller import AVERAGED, FIT, Block, neighbours
+from annotation.labeller import AVERAGED, FIT, Block
 from annotation.markers import marker_genes
+from annotation.road import neighbours
 from annotation.wishes import GROUPS
 from annotation.work import UNKNOWN, Work
 from reading.source import Source

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 
 import recipes
 import utils
-from annotation import foreign, given_labels, marker_labels
+from annotation import foreign, given_labels, marker_labels, road
 from annotation import labeller as learn
 from annotation.given_labels import Given
 from annotation.labeller import Embedder, Labeller
@@ -71,7 +71,7 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
     labeller = learn.fit(
         cells, embedder, labels.taught, labels.classes, pairs, error=wishes.unknown, seed=wishes.seed
     )  # fmt: skip
-    if model is None and references and len(cells) >= learn.FEW:
+    if model is None and references and len(cells) >= road.FEW:
         shown = pretrain_here([cells], q.shared_genes([cells]), wishes.seed)
         labeller = replace(labeller, shown=embedder_of(shown, own=True))
     if labels.classes:
@@ -174,7 +174,7 @@ def by_markers(cells: Source, embedder: Embedder, wishes: Wishes) -> Labels:
     none = np.full(len(cells), -1)
     log.info(f"looking for sure cells of {len(markers.types)} types by {len(columns)} marker genes")
     fitted = learn.fit(cells, embedder, none, [], seed=seed).fitted
-    near = learn.neighbours(fitted.features, learn.AVERAGED)
+    near = road.neighbours(fitted.features, learn.AVERAGED)
     found, _ = marker_labels.seeds(fitted.log[:, columns], signs, near, seed)  # (M,)
     count = np.bincount(found[found >= 0], minlength=len(signs))
     kept = np.flatnonzero(count)

@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from annotation import foreign
+from annotation import foreign, road
 from annotation import labeller as learn
 from annotation.work import pretrain_here
 from reading import align, catalogue, normalize
@@ -110,7 +110,7 @@ def unknown_reference(args) -> list[dict]:
             mixed = rng.permutation(mine)
             mine, theirs = np.sort(mixed[: len(mixed) // 2]), np.sort(mixed[len(mixed) // 2 :])
         codes = np.unique(sets[a].labels[mine].astype(str), return_inverse=True)[1]
-        mine = mine[learn.evenly(codes, args.cells, rng)]
+        mine = mine[road.evenly(codes, args.cells, rng)]
         theirs = np.sort(rng.choice(theirs, min(args.cells, len(theirs)), replace=False))
         rows += of_pair(kind, sets[a], mine, sets[b], theirs, table, kind != "foreign")
         print(json.dumps(rows[-1]), flush=True)

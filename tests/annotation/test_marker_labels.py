@@ -8,7 +8,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from annotation import marker_labels
-from annotation.labeller import neighbours
+from annotation.road import neighbours
 
 
 def written(folder: Path, text: str) -> Path:
