@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import campaign
+import formats
 import pytest
 
 from reading import bounded
@@ -64,7 +64,7 @@ def test_a_line_without_end_and_lines_without_number_are_told_before_memory_is_f
         ("entries", "matrix.mtx.gz", (b"%%MatrixMarket matrix coordinate integer general\n8 20 9\n", b"1 1 1\n")),
     ):
         (tmp_path / name).mkdir()
-        folder, _ = campaign.mtx_gz(tmp_path / name)
+        folder, _ = formats.mtx_gz(tmp_path / name)
         paths.append(folder.rename(tmp_path / f"{name}_folder"))
         (paths[-1] / part).write_bytes(packed(head, piece, 10**8 if name == "entries" else MANY))
     words = [sys.executable, "-c", READS.format(root=str(ROOT)), *map(str, paths)]
@@ -73,16 +73,16 @@ def test_a_line_without_end_and_lines_without_number_are_told_before_memory_is_f
 
 
 def test_a_table_at_its_bounds_is_read_and_one_beyond_them_is_not(tmp_path, monkeypatch):
-    path, _ = campaign.table_gz(tmp_path)
-    monkeypatch.setattr(bounded, "MOST", len(campaign.CELLS) + 1)
-    assert len(read(path).cells) == len(campaign.CELLS)
-    monkeypatch.setattr(bounded, "MOST", len(campaign.CELLS))
+    path, _ = formats.table_gz(tmp_path)
+    monkeypatch.setattr(bounded, "MOST", len(formats.CELLS) + 1)
+    assert len(read(path).cells) == len(formats.CELLS)
+    monkeypatch.setattr(bounded, "MOST", len(formats.CELLS))
     with pytest.raises(Unreadable, match="small.*more than 20 lines"):
         read(path)
 
 
 def test_lines_that_end_as_old_spreadsheets_end_them_are_lines(tmp_path):
-    path, _ = campaign.table(tmp_path)
+    path, _ = formats.table(tmp_path)
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r"))
     with bounded.opened(path, "small", 60) as file:
-        assert file.read().count(b"\r") == len(campaign.CELLS) + 1
+        assert file.read().count(b"\r") == len(formats.CELLS) + 1

@@ -3,7 +3,7 @@
 Run: python -m pytest tests/faults/test_scout.py
 """
 
-import campaign
+import formats
 import h5py
 import numpy as np
 import pytest
@@ -65,13 +65,13 @@ def test_a_version_of_a_file_is_looked_through_once_and_a_new_one_anew(tmp_path,
 
 
 def test_where_no_scout_can_be_started_the_file_is_read_all_the_same(tmp_path, monkeypatch):
-    path, _ = campaign.h5ad(tmp_path)
+    path, _ = formats.h5ad(tmp_path)
     monkeypatch.setattr(guard, "_scouts", guard._Scouts(tmp_path / "not_there.py"))
-    assert len(read(path).cells) == len(campaign.CELLS)
+    assert len(read(path).cells) == len(formats.CELLS)
 
 
 def test_an_attribute_that_is_never_read_to_its_end_is_refused(tmp_path, monkeypatch):
-    path, _ = campaign.h5ad(tmp_path)
+    path, _ = formats.h5ad(tmp_path)
     data = bytearray(path.read_bytes())
     at = data.find(guard.HEAP)
     end, place = at + int.from_bytes(data[at + 8 : at + 16], "little"), at + 16
@@ -84,11 +84,11 @@ def test_an_attribute_that_is_never_read_to_its_end_is_refused(tmp_path, monkeyp
     monkeypatch.setattr(guard, "heaps_end", lambda path, where: None)  # as where it lies far inside a large file
     with pytest.raises(Unreadable, match="small.*never ends reading it"):
         read(path)
-    read(campaign.table(tmp_path)[0])  # and the next is read
+    read(formats.table(tmp_path)[0])  # and the next is read
 
 
 def test_the_scout_passes_over_what_is_only_damaged(tmp_path):
-    path, _ = campaign.h5ad(tmp_path)
+    path, _ = formats.h5ad(tmp_path)
     assert guard._scouts.ask(str(path)) == "fine"
     assert guard._scouts.ask(str(tmp_path / "not_there.h5")) == "fine"  # said by the reader
     path.write_bytes(path.read_bytes()[:3000])
