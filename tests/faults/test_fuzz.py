@@ -18,7 +18,7 @@ import utils
 from reading.align import read_orthologs
 from reading.cells import Unreadable, open_rows, read
 
-EACH = 22  # cases a format
+EACH = 15  # cases a format
 
 
 @pytest.mark.parametrize("kind", formats.FORMATS)
