@@ -131,9 +131,9 @@ class _Scouts:
                 except BaseException:  # Ctrl-C: what it still says would be taken for the answer about the next file
                     self.end()
                     raise
-                if answer == "fine" or "memory" in answer:
+                if "crashes" not in answer:
                     return answer
-                self.end()
+                self.end()  # it may have been an earlier file that broke it
             return answer
 
     def _answer(self, path: str) -> str:
@@ -151,6 +151,7 @@ class _Scouts:
             return "fine"
         if process.poll() is None:
             process.kill()
+        self.process = None
         hangs = process.wait() in {-getattr(signal, name, 0) for name in ("SIGKILL", "SIGXCPU")} - {0}
         return "the HDF5 library never ends reading it" if hangs else "the HDF5 library crashes over it"
 
