@@ -7,12 +7,13 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import stat
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -22,7 +23,7 @@ from scipy.sparse import csr_matrix, vstack
 
 CACHE_VERSION = 1  # raise it when what a cached array means changes: older entries are then never found
 OLD_PART = 24 * 3600.0  # seconds
-_PART = re.compile(r"\.\d+(-[0-9a-f]{8})?\.part")
+_PART = re.compile(r"\.(\d+)-?([0-9a-f]{8})?-?[0-9a-f]{0,8}\.part")  # process, machine, chance
 LONGEST_LOCK = 60.0  # seconds: a table is read and replaced in milliseconds
 WHOLE = 16 * 1024 * 1024  # bytes: a cached array up to this size is checked whole, a longer one by BLOCKS of BLOCK
 BLOCKS, BLOCK = 64, 64 * 1024
@@ -34,7 +35,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_parts(path)
-    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")  # process ids repeat in containers
+    part = _part_of(path)
     try:
         yield part
         os.replace(part, path)
@@ -45,11 +46,45 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 
 def clear_parts(path: Path) -> None:
-    """Remove what killed runs left of `path`: `.part` files that nobody has written to for a day."""
+    """Remove what killed runs left of `path`: parts whose process is gone, or that nobody has touched for a day."""
     for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        if not (found := _PART.fullmatch(part.name[len(path.name) :])):
+            continue
         with suppress(OSError):
-            if time.time() - part.lstat().st_mtime > OLD_PART and _PART.fullmatch(part.name[len(path.name) :]):
-                part.unlink()
+            ours = found[2] == _machine()  # elsewhere the same number is another process
+            if (ours and _gone(int(found[1]))) or time.time() - part.lstat().st_mtime > OLD_PART:
+                shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink()
+
+
+def _part_of(path: Path) -> Path:
+    """A name beside `path` that says who writes it; the chance in it keeps two writers of one process apart."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{_machine()}-{secrets.token_hex(4)}.part")
+
+
+@cache
+def _machine() -> str:
+    """Eight digits that only processes which see each other's ids have in common: machine, boot and container."""
+    parts = [socket.gethostname()]
+    for read in (
+        lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        lambda: str(os.stat("/proc/self/ns/pid").st_ino),
+    ):
+        with suppress(OSError):  # they are Linux's
+            parts.append(read())
+    return fingerprint(*parts)[:8]
+
+
+def _gone(process: int) -> bool:
+    """Whether there is no process of this number any more; False where that cannot be asked."""
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False
 
 
 @contextmanager
@@ -130,7 +165,8 @@ class Cache:
         assert self.folder is not None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            part = Path(tempfile.mkdtemp(prefix=f"{entry.name}.", suffix=".part", dir=self.folder))
+            clear_parts(entry)
+            (part := _part_of(entry)).mkdir()
         except OSError as error:
             raise OSError(
                 f"the cache folder {self.folder} cannot be written ({error.strerror}); name another with --cache_dir"
