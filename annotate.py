@@ -33,12 +33,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flags
-from annotation.wishes import GROUPS, Wishes
+from annotation.wishes import Wishes
 
-VALUES = (  # what the numbers may be: the names of reading.normalize, which takes long to import
-    *("counts", "cp10k", "cpm", "tpm", "log1p", "log1p_cpm", "log1p_counts"),
-    *("log2", "log2_cp10k", "log2_cpm", "log2_tpm10", "log2_counts", "log10"),
-)
 PREFIX = "scpretrain"
 BESIDE = {  # what lies beside the .h5ad
     "table": ".csv",
@@ -53,95 +49,9 @@ LARGE = 500_000_000  # bytes: a longer copy says so
 def build_parser() -> flags.Parser:
     """The flags of this command."""
     parser = flags.Parser(__doc__)
-    add_cells(parser)
-    add_how(parser)
+    for group in (flags.labelled_cells, flags.labelling):
+        group(parser)
     return parser
-
-
-def add_cells(parser: flags.Parser) -> None:
-    """What is labelled, and what says the types."""
-    cells = parser.add_argument_group("cells")
-    cells.add_argument("--query", type=Path, required=True, metavar="FILE", help="the cells to label")
-    cells.add_argument(
-        "--reference",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="labelled datasets to learn the types from",
-    )
-    cells.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="the .h5ad to write; a .csv and a .html lie beside it"
-    )
-    cells.add_argument(
-        "--label_key", metavar="COLUMN", help="the column of cell types (default: cell_ontology_class, else cell_type)"
-    )
-    cells.add_argument(
-        "--unlabeled", nargs="+", default=[], metavar="LABEL",
-        help="labels that mean a cell has none, such as Unknown; empty and NaN always do",
-    )  # fmt: skip
-    cells.add_argument(
-        "--explore", type=flags.natural, nargs="?", const=GROUPS, default=0, metavar="N",
-        help=f"no labels yet: about N groups of cells (default: {GROUPS}), and a page to name them on",
-    )  # fmt: skip
-    cells.add_argument(
-        "--labels", type=Path, metavar="FILE",
-        help="a table of labels: cell,cell_type or group,cell_type (groups of --explore); goes before --label_key",
-    )  # fmt: skip
-    cells.add_argument(
-        "--markers", type=Path, metavar="FILE",
-        help="marker genes of the types: type,gene[,sign]; or genes x types of 0 and 1; or scType's lists. With "
-        "--explore they propose names",
-    )  # fmt: skip
-    cells.add_argument("--embed_only", action="store_true", help="no labels, only the embedding")
-    flags.keep(cells, "--species", choices=("human", "mouse"), help="of the query (default: told from its gene names)")
-    cells.add_argument("--reference_species", choices=("human", "mouse"), help="of the references (default: likewise)")
-    flags.keep(cells, "--values", choices=VALUES, help="what the query's numbers are (default: found out)")
-    flags.keep(
-        cells, "--layer", metavar="NAME", help="the query's matrix to use: X, raw or a layer (default: found out)"
-    )
-    flags.keep(cells, "--modality", metavar="NAME", help="of a .h5mu query (default: rna, gex or the only one)")
-    flags.keep(
-        cells,
-        "--force",
-        action="store_true",
-        help="go on with doubled gene names, or under 10 %% of the checkpoint's genes",
-    )
-
-
-def add_how(parser: flags.Parser) -> None:
-    """How it is done, and what is written."""
-    how = parser.add_argument_group("how")
-    flags.keep(
-        how,
-        "--pretrained_model",
-        type=Path,
-        metavar="FILE",
-        help="checkpoint (default: one is made of query and references)",
-    )
-    flags.keep(how, "--gene_list", type=Path, metavar="FILE", help="genes of a published bare checkpoint")
-    how.add_argument(
-        "--unknown", type=float, nargs="?", const=0.05, metavar="SHARE",
-        help="call cells Unknown that no known type explains, wrongly so for at most about this share of the known "
-        "ones (0.05 where no number is given; default: off)",
-    )  # fmt: skip
-    how.add_argument(
-        "--consensus", action=argparse.BooleanOptionalAction, default=True, help="let small clusters vote (default: on)"
-    )
-    how.add_argument(
-        "--suggest", type=flags.natural, default=0, metavar="N", help="list the N cells whose labels would help most"
-    )
-    how.add_argument(
-        "--probabilities", action="store_true", help="write the probability of every type for every cell too"
-    )
-    how.add_argument("--umap", action=argparse.BooleanOptionalAction, default=True, help="compute a UMAP (default: on)")
-    how.add_argument(
-        "--report", action=argparse.BooleanOptionalAction, default=True, help="write the .html (default: on)"
-    )
-    flags.keep(how, "--data_dir", type=Path, default=Path("dataset"), metavar="DIR", help="where the ortholog table is")
-    flags.keep(how, "--offline", action="store_true", help="never touch the network")
-    flags.keep(how, "--seed", type=flags.natural, default=0, help="every chance comes from it (default: 0)")
-    flags.talking(how)
 
 
 if __name__ == "__main__":
