@@ -69,3 +69,8 @@ class Wishes:
     def typed(self) -> bool:
         """Whether cells get types."""
         return not (self.embed_only or self.explore)
+
+    @property
+    def all_types(self) -> bool:
+        """Whether the probability of every type is needed to the end: clusters may turn a cell to any of them."""
+        return self.consensus or self.probabilities
