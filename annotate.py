@@ -12,6 +12,8 @@ python annotate.py --query cells.h5ad --markers markers.csv --out annotated.h5ad
     the types come from marker genes: type,gene[,sign]
 python annotate.py --query cells.h5ad --out annotated.h5ad --embed_only
     no types, just the embedding for scanpy
+python annotate.py --query new.h5ad --labeller kept.labeller --out annotated.h5ad
+    the types come from what an earlier run kept with --save_labeller kept.labeller
 
 Query and references: .h5ad, .h5mu, .zarr, 10x .h5 or filtered_feature_bc_matrix/, folders of kallisto, alevin-fry and
 Parse, Cell BLAST .h5, .csv/.tsv(.gz), .loom.
@@ -55,16 +57,16 @@ def build_parser() -> flags.Parser:
 
 
 if __name__ == "__main__":
-    flags.answer(build_parser(), flags.check_files, flags.check_fill(Wishes))
+    flags.answer(build_parser(), flags.check_files, flags.check_labelling(Wishes))
 
 import h5py
 import numpy as np
 
 import utils
-from annotation import given_labels, marker_labels, report, write_h5ad
+from annotation import given_labels, keep, marker_labels, report, shards, write_h5ad
 from annotation.outcome import SLOW, Found, label, progress
 from annotation.page import Naming, about, page_of, probabilities_of, table_of, tell
-from annotation.work import learn_from
+from annotation.work import Work, learn_from
 from files import whole, writable
 from reading import catalogue
 from reading import source as q
@@ -79,8 +81,22 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     run = lambda args: command(args, argv)  # noqa: E731
-    check = flags.check_fill(Wishes)
+    check = flags.check_labelling(Wishes)
     return flags.run(run, build_parser(), argv, check=check, check_paths=flags.check_files)
+
+
+def learn(cells: Source, references: Sequence[Source], model: Path | None, wishes: Wishes) -> Work:
+    """What is known before the first cell is labelled: from a labeller's file, or learnt here; kept where asked."""
+    if wishes.labeller is None:
+        work = learn_from(cells, references, model, wishes)
+    elif model is not None:
+        raise ValueError("--labeller brings its encoder: leave it out, or leave --pretrained_model out")
+    else:
+        whole_work = wishes.shard is None or wishes.save_labeller is not None
+        work = keep.work_with(wishes.labeller, cells, wishes, whole_work=whole_work)
+    if wishes.save_labeller is not None:
+        keep.save(wishes.save_labeller, work)
+    return work
 
 
 def annotate_cells(
@@ -95,8 +111,11 @@ def annotate_cells(
 
     sink: handed the width H, gives what takes the embedding (N, H) by slices.
     """
-    work = learn_from(cells, references, model, wishes)
-    found = label(work, sink(work.labeller.width))
+    work = learn(cells, references, model, wishes)
+    if wishes.merge is None:
+        found = label(work, sink(work.labeller.width))
+    else:
+        found = shards.joined(work, wishes.merge, sink)
     found.uns = about(found, command)
     tell(found)
     return found
@@ -105,7 +124,8 @@ def annotate_cells(
 # -- files ----------------------------------------------------------------
 def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
     """The door for files: open, annotate, write."""
-    check_out(args.out, [path for path in (args.query, *args.reference, args.labels, args.markers) if path])
+    inputs = [args.query, *args.reference, args.labels, args.markers, args.labeller, *(args.merge or ())]
+    check_out(args.out, args.save_labeller, [path for path in inputs if path])
     given = given_labels.read(args.labels, args.label_key) if args.labels else None
     for path in (args.query, *args.reference):
         format_of(path)  # before anything is fetched
@@ -120,6 +140,13 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
         )
         markers = marker_labels.read(args.markers, table) if args.markers else None
         wishes = replace(flags.fill(Wishes, args), labels=given, markers=markers)
+        if wishes.merge is not None:
+            wishes = replace(wishes, merge=wishes.merge or shards.found_beside(args.out))
+        if args.out is None or wishes.shard:
+            work = learn(cells, references, args.pretrained_model, wishes)
+            if wishes.shard:
+                shards.write(shards.path_of(args.out, wishes.shard), work, wishes.shard)
+            return
         beside = beside_of(args.out, wishes, args.report)
         parts = {path: stack.enter_context(whole(path)) for path in (args.out, *beside.values())}
 
@@ -219,18 +246,29 @@ def naming_after(query: Path, out: Path, line: Callable[[str], str]) -> Naming:
     return Naming(line(words), f"{out.stem}.labels.csv", out.with_suffix(".csv").name)
 
 
-def check_out(out: Path, inputs: Sequence[Path]) -> None:
-    """ValueError where `out` or a file beside it would overwrite an input, or cannot be written."""
+def check_out(out: Path | None, labeller: Path | None, inputs: Sequence[Path]) -> None:
+    """ValueError where `out`, a file beside it, or a labeller would overwrite an input, or cannot be written."""
+    if labeller is not None:
+        if labeller.is_dir():
+            raise ValueError(f"--save_labeller {labeller} is a folder; name a file in it")
+        refuse_same(f"--save_labeller {labeller}", labeller, [*inputs, *([out] if out else [])])
+    if out is None:
+        return
     if out.suffix != ".h5ad":
         raise ValueError(f"--out {out} must end in .h5ad, that is what is written")
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder; name a file in it")
     for path in (out, *(out.with_suffix(end) for end in BESIDE.values())):
-        for other in inputs:
-            if path.exists() and other.exists() and path.samefile(other) or path.absolute() == other.absolute():
-                raise ValueError(f"--out {out} would overwrite the input {other}; name another file")
+        refuse_same(f"--out {out}", path, inputs)
     if not writable(out.parent):
         raise ValueError(f"--out {out}: the folder {out.absolute().parent} cannot be written; name another one")
+
+
+def refuse_same(flag: str, path: Path, inputs: Sequence[Path]) -> None:
+    """ValueError where a file to write is one of those that are read."""
+    for other in inputs:
+        if path.exists() and other.exists() and path.samefile(other) or path.absolute() == other.absolute():
+            raise ValueError(f"{flag} would overwrite the input {other}; name another file")
 
 
 # -- notebooks ----------------------------------------------------------------
@@ -257,6 +295,8 @@ def annotate(
     report: str | Path | None = None,
     force: bool = False,
     seed: int = 0,
+    labeller: str | Path | None = None,
+    save_labeller: str | Path | None = None,
     data_dir: str | Path = "dataset",
     offline: bool = True,
     verbose: bool = True,
@@ -284,6 +324,8 @@ def annotate(
         report: a file to write the page to, e.g. "annotated.html".
         force: go on with doubled gene names, or under 10 % of the checkpoint's genes.
         seed: every chance comes from it.
+        labeller: a file that save_labeller wrote: label by what was learnt then.
+        save_labeller: a file to keep in what was learnt.
         data_dir: where the ortholog table is. offline: never touch the network.
         verbose: say what is done on standard output; otherwise nothing is written there or to standard error.
     Returns:
@@ -304,6 +346,8 @@ def annotate(
         gene_list=None if gene_list is None else Path(gene_list),
         force=force,
         seed=seed,
+        labeller=None if labeller is None else Path(labeller),
+        save_labeller=None if save_labeller is None else Path(save_labeller),
     )
     others = [reference] if hasattr(reference, "obs_names") else list(reference)
     wanted["reference"] = tuple(f"reference {i}" for i in range(1, len(others) + 1))

@@ -58,6 +58,17 @@ def number(kind: Callable[[str], Any], holds: Callable[[Any], bool], words: str)
 
 count = number(int, lambda value: value >= 1, "must be at least 1, not")
 natural = number(int, lambda value: value >= 0, "must not be negative, it is")
+
+
+def share(text: str) -> tuple[int, int]:
+    """2/3, the second of three, as (2, 3)."""
+    with suppress(ValueError):
+        i, n = (int(part) for part in text.split("/"))
+        if 1 <= i <= n:
+            return i, n
+    raise argparse.ArgumentTypeError(f"{text!r}: say which of how many, such as 2/3")
+
+
 rate = number(float, lambda value: 0 < value < float("inf"), "must be above 0, not")
 
 
@@ -236,8 +247,9 @@ def labelled_cells(parser: Parser) -> None:
     add("--query", type=Path, required=True, metavar="FILE", help="the cells to label")
     add("--reference", type=Path, nargs="+", default=[], metavar="FILE",
         help="labelled datasets to learn the types from")  # fmt: skip
-    add("--out", type=Path, required=True, metavar="FILE",
-        help="the .h5ad to write; a .csv and a .html lie beside it")  # fmt: skip
+    add("--labeller", type=Path, metavar="FILE",
+        help="label by what --save_labeller wrote: the rest of the same query, or another sample")  # fmt: skip
+    add("--out", type=Path, metavar="FILE", help="the .h5ad to write; a .csv and a .html lie beside it")
     add("--label_key", metavar="COLUMN",
         help="the column of cell types (default: cell_ontology_class, else cell_type)")  # fmt: skip
     add("--unlabeled", nargs="+", default=[], metavar="LABEL",
@@ -275,6 +287,12 @@ def labelling(parser: Parser) -> None:
     add("--probabilities", action="store_true", help="write the probability of every type for every cell too")
     add("--umap", action=either, default=True, help="compute a UMAP (default: on)")
     add("--report", action=either, default=True, help="write the .html (default: on)")
+    add("--save_labeller", type=Path, metavar="FILE",
+        help="keep what was learnt, for --labeller; without --out nothing else is done")  # fmt: skip
+    add("--shard", type=share, metavar="I/N",
+        help="label only every N-th block of the query, beginning with the I-th, into a part beside --out")  # fmt: skip
+    add("--merge", type=Path, nargs="*", metavar="PART",
+        help="join the parts that --shard wrote (default: those beside --out)")  # fmt: skip
     keep(group, "--data_dir", type=Path, default=Path("dataset"), metavar="DIR", help="where the ortholog table is")
     keep(group, "--offline", action="store_true", help="never touch the network")
     keep(group, "--seed", type=natural, default=0, help="every chance comes from it (default: 0)")
@@ -312,9 +330,22 @@ def check_data(args: argparse.Namespace) -> None:
 def check_files(args: argparse.Namespace) -> None:
     """FileNotFoundError where a file that annotate.py is to read is not there."""
     files = [args.query, *args.reference, args.labels, args.markers, args.pretrained_model, args.gene_list]
+    files += [args.labeller, *(args.merge or ())]
     for path in files:
         if path is not None and not path.exists():
             raise FileNotFoundError(f"there is no {path}; check the spelling")
+
+
+def check_labelling(kind: type) -> Callable[[argparse.ArgumentParser, argparse.Namespace], None]:
+    """The check of annotate.py: what the dataclass `kind` refuses of its flags, and a missing --out; exits with 2."""
+    fills = check_fill(kind)
+
+    def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+        if args.out is None and (args.save_labeller is None or args.shard or args.merge is not None):
+            parser.error("the following arguments are required: --out")
+        fills(parser, args)
+
+    return check
 
 
 def check_checkpoint(args: argparse.Namespace) -> None:

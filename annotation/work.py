@@ -28,6 +28,7 @@ from stages import embedding
 from voice import log
 
 UNKNOWN = "Unknown"
+ON_THE_SPOT = "made of these cells"  # what is said of the encoder where no checkpoint was named
 MANY_STRANGE = 0.15  # share of a query's cells; between technologies up to a tenth look strange that are not
 SPOT_CELLS = 6_000  # cells of a dataset that an encoder made on the spot is trained on
 
@@ -269,7 +270,7 @@ def encoder_for(
         return checkpoint, overlap, f"{model}, {checkpoint.recipe}"
     least = min(len(source.genes) for source in everything)
     overlap = [q.own_overlap(source, shared, least) for source in everything]
-    return pretrain_here(everything, shared, wishes.seed), overlap, "made of these cells"
+    return pretrain_here(everything, shared, wishes.seed), overlap, ON_THE_SPOT
 
 
 def embedder_of(checkpoint: utils.Checkpoint, own: bool) -> Embedder:
