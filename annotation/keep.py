@@ -38,20 +38,21 @@ Content = tuple[dict[str, Any], dict[str, np.ndarray]]
 def save(path: Path, work: Work) -> None:
     """Write what was learnt, whole. Raises OSError where the disk is full."""
     words, arrays = content_of(work)
-    lessons = lessons_of(work)
+    lessons, called = lessons_of(work)
     words["lessons"] = {
         "of_others": work.labeller.lessons is not None,
         "genes": lessons.genes,
         "batch": lessons.batch.tolist(),
         "datasets": len(lessons.parts),
+        "called": called,
     }
     for i, part in enumerate(lessons.parts):
         arrays |= {f"lessons.{i}.{name}": getattr(part, name) for name in ("data", "indices", "indptr")}
         arrays |= {f"lessons.{i}.embedding": lessons.embeddings[i], f"lessons.{i}.labels": lessons.labels[i]}
     with whole(path) as part, write_h5ad.opened(part, "w") as file:
         saved.put(file, KIND, words, arrays, packed="lessons")
-    size, cells = path.stat().st_size / 1e6, sum(len(labels) for labels in lessons.labels)
-    log.info(f"{path}: what was learnt of {len(work.labeller.classes)} types, with {cells:,} cells ({size:,.0f} MB)")
+    cells, size = len(lessons.batch), path.stat().st_size / 1e6
+    log.info(f"{path}: what was learnt of {len(work.labeller.classes)} types, with {cells:,} cells ({size:,.1f} MB)")
 
 
 def content_of(work: Work) -> Content:
@@ -116,14 +117,14 @@ def model_of(work: Work) -> str:
     return saved.fingerprint(words | {"work": None}, arrays)
 
 
-def lessons_of(work: Work) -> Lessons:
-    """Labelled cells that teach another sample: those of the references, else of the query itself.
+def lessons_of(work: Work) -> tuple[Lessons, int]:
+    """Labelled cells that teach another sample, of the references or else of the query itself; how many by their calls.
 
     Of the query those with a label, and those whose own call is surer than `SURE`, which are many more.
     """
     model, fitted = work.labeller, work.labeller.fitted
     if model.lessons is not None:
-        return model.lessons
+        return model.lessons, 0
     known, called = work.known[fitted.rows], fitted.probabilities.argmax(axis=1)
     sure = (fitted.probabilities.max(axis=1) >= SURE) & ~fitted.strange
     labels = np.where(known >= 0, known, np.where(sure, called, -1))
@@ -132,7 +133,8 @@ def lessons_of(work: Work) -> Lessons:
     rows = road.evenly(labels, CELLS, np.random.default_rng(work.wishes.seed))
     cells = fitted.log[rows]
     embedding = model.embedder(work.query, work.query.take(fitted.rows[rows]), cells)
-    return Lessons(model.query.genes, [cells], [embedding], [labels[rows]], np.full(len(rows), "0"))
+    lessons = Lessons(work.query.genes, [cells], [embedding], [labels[rows]], np.full(len(rows), "0"))
+    return lessons, int((known[rows] < 0).sum())
 
 
 # -- from a file ----------------------------------------------------------------
@@ -170,15 +172,19 @@ def restored(words: dict, arrays: dict[str, np.ndarray], cells: Source, wishes: 
     cells.columns, cells.genes = arrays["columns"], words["query"]["genes"]  # whether there is an ortholog table or not
     rows = arrays["fitted.rows"]
     again = cells.log(cells.take(rows))[0] if whole_work else csr_matrix((0, len(cells.genes)), dtype=np.float32)
-    part = lambda name: {key[len(name) + 1 :]: a for key, a in arrays.items() if key.startswith(f"{name}.")}  # noqa: E731
-    calling = Calling(types=words["types"], **part("calling")) if words["types"] else None
-    learnt = Learnt(**part("learnt"), **words["learnt"], calling=calling)
+    calling = Calling(types=words["types"], **_under("calling", arrays)) if words["types"] else None
     model = Labeller(
-        query=cells, embedder=_embedder(words, arrays, "embedder"), classes=words["classes"], learnt=learnt,
-        fitted=Fitted(log=again, **part("fitted")), anchors=arrays["anchors"], unknown=_unknown(words, part("unknown")),
-        shown=_embedder(words, arrays, "shown"), **words["labeller"],
-        lessons=_lessons(words, arrays) if words["lessons"]["of_others"] else None,
-    )  # fmt: skip
+        query=cells,
+        embedder=_embedder(words, arrays, "embedder"),
+        classes=words["classes"],
+        learnt=Learnt(**_under("learnt", arrays), **words["learnt"], calling=calling),
+        fitted=Fitted(log=again, **_under("fitted", arrays)),
+        anchors=arrays["anchors"],
+        unknown=_unknown(words, _under("unknown", arrays)),
+        shown=_embedder(words, arrays, "shown"),
+        lessons=lessons_in(words, arrays) if words["lessons"]["of_others"] else None,
+        **words["labeller"],
+    )
     known = np.full(len(cells), -1)
     known[arrays["known.rows"]] = arrays["known.labels"]
     compared = words["compared"]
@@ -193,6 +199,11 @@ def restored(words: dict, arrays: dict[str, np.ndarray], cells: Source, wishes: 
         query=cells, references=[], wishes=wishes, labeller=model, known=known, existing=existing, settings=settings,
         centres=centres, **words["work"],
     )  # fmt: skip
+
+
+def _under(name: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays called name.something, as something."""
+    return {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
 
 
 def _embedder(words: dict, arrays: dict[str, np.ndarray], name: str) -> Embedder | None:
@@ -216,11 +227,12 @@ def _unknown(words: dict, arrays: dict[str, np.ndarray]) -> confidence.Unknown |
 def taught(path: Path, words: dict, arrays: dict[str, np.ndarray], cells: Source, wishes: Wishes) -> Work:
     """What the labelled cells in a labeller teach about another sample."""
     rename(cells, words["query"]["spelled"], words["query"]["genes"])
-    lessons = _lessons(words, arrays)
+    lessons = lessons_in(words, arrays)
     overlap = q.check_overlap(cells, lessons.genes, wishes.force, of="labeller")
     embedder, classes = _embedder(words, arrays, "embedder"), words["classes"]
+    called = f", {words['lessons']['called']:,} of them by what they were called" if words["lessons"]["called"] else ""
     log.info(
-        f"{cells.name}: not the cells that {path} was learnt on; {len(lessons.batch):,} cells in it teach it "
+        f"{cells.name}: not the cells that {path} was learnt on; {len(lessons.batch):,} cells in it{called} teach it "
         f"{len(classes)} types"
     )
     model = learn.teach(cells, embedder, classes, lessons, error=wishes.unknown, seed=wishes.seed)
@@ -241,7 +253,8 @@ def taught(path: Path, words: dict, arrays: dict[str, np.ndarray], cells: Source
     )  # fmt: skip
 
 
-def _lessons(words: dict, arrays: dict[str, np.ndarray]) -> Lessons:
+def lessons_in(words: dict, arrays: dict[str, np.ndarray]) -> Lessons:
+    """The labelled cells that a file holds."""
     genes, parts, numbers = words["lessons"]["genes"], [], range(words["lessons"]["datasets"])
     labels = [arrays[f"lessons.{i}.labels"] for i in numbers]
     for i in numbers:

@@ -396,8 +396,9 @@ def check_overlap(source: Source, genes: Sequence[str], force: bool, of: str = "
             raise ValueError(f"{sentence}: {why}{', or go on with --force' if found else ''}")
         source.warnings.append(f"{sentence}: {why}")
     elif share < LOW_OVERLAP:
+        without = "count as not expressed" if of == "checkpoint" else "are left aside"
         source.warnings.append(
-            f"{source.name}: {share:.0%} of the {of}'s genes are present; the others count as not expressed, and "
+            f"{source.name}: {share:.0%} of the {of}'s genes are present; the others {without}, and "
             "labels may suffer. A file with all genes (before the choice of variable ones) does better"
         )
     return {"dataset": source.name, "species": source.species, "names": KINDS[source.kind],
