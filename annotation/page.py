@@ -33,7 +33,7 @@ def about(found: Found, command: str) -> dict[str, Any]:
         "genes": np.array(work.query.genes, dtype=object),
         "classes": np.array(model.classes, dtype=object),
         "temperature": learnt.temperature,
-        "ece": float("nan") if work.wishes.markers else learnt.ece,
+        "ece": learnt.ece if work.calibrated else float("nan"),
         "seed": work.wishes.seed,
         "recipe": work.settings["recipe"],
         "warnings": np.array([*work.warnings, *doubts(found)], dtype=object),
@@ -164,7 +164,7 @@ def page_of(found: Found, title: str, naming: Naming = Naming()) -> report.Annot
     page.clusters = found.clusters
     page.markers, page.dots = found.markers, dots_of(found, types[fitted.rows])
     beside_known(page, found, types, rows)
-    if np.isfinite(work.labeller.learnt.ece) and not work.wishes.markers:  # their sure cells are no sample of all
+    if np.isfinite(work.labeller.learnt.ece) and work.calibrated:
         page.ece, page.reliability = work.labeller.learnt.ece, reliability(work.labeller.learnt)
     return page
 
@@ -196,9 +196,7 @@ def unknown_groups(found: Found) -> list[str]:
 def names_of(found: Found) -> list[str]:
     """Names of types to choose from: of the labels, of the markers, of the query's own column."""
     wishes, query = found.work.wishes, found.work.query
-    names = list(found.work.labeller.classes)
-    names += wishes.labels.names if wishes.labels else []
-    names += wishes.markers.types if wishes.markers else []
+    names = [*found.work.labeller.classes, *found.work.names]
     column = query.labels(wishes.label_key, wishes.unlabeled)
     return list(dict.fromkeys([*names, *sorted(set(column) - {""} if column is not None else ())]))
 

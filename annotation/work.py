@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import utils
 from annotation import foreign, given_labels, marker_labels, road
 from annotation import labeller as learn
 from annotation.given_labels import Given
+from annotation.groups import Groups
 from annotation.labeller import Embedder, Labeller
 from annotation.wishes import Wishes
 from model import Encoder
@@ -27,8 +28,18 @@ from stages import embedding
 from voice import log
 
 UNKNOWN = "Unknown"
+ON_THE_SPOT = "made of these cells"  # what is said of the encoder where no checkpoint was named
 MANY_STRANGE = 0.15  # share of a query's cells; between technologies up to a tenth look strange that are not
 SPOT_CELLS = 6_000  # cells of a dataset that an encoder made on the spot is trained on
+
+
+@dataclass(frozen=True)
+class Centres:
+    """What the query's cells are held against one by one, in features (D); None where it is not asked for."""
+
+    voting: np.ndarray | None = None  # (K, D) of the small clusters that vote
+    unlike: np.ndarray | None = None  # (U, D) of the groups of cells that no type explains
+    grouped: Groups | None = None  # of cells that are to be named
 
 
 @dataclass
@@ -44,6 +55,9 @@ class Work:
     overlap: list[dict]
     warnings: list[str]
     settings: dict[str, Any]
+    names: list[str] = field(default_factory=list)  # of types, that the labels or markers name beside the classes
+    calibrated: bool = True  # not by marker genes, whose sure cells are no sample
+    centres: Centres | None = None  # made when the first cell is looked at
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,14 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
     return Work(
         query=cells, references=list(references), wishes=wishes, labeller=labeller, known=labels.known,
         existing=labels.existing, overlap=overlap, warnings=warnings, settings=settings,
+        names=names_of(wishes), calibrated=wishes.markers is None,
     )  # fmt: skip
+
+
+def names_of(wishes: Wishes) -> list[str]:
+    """Types that a file of labels, or of marker genes, names."""
+    names = list(wishes.labels.names) if wishes.labels else []
+    return names + (wishes.markers.types if wishes.markers else [])
 
 
 def doubts(labeller: Labeller, unknown: float | None, name: str) -> list[str]:
@@ -267,7 +288,7 @@ def encoder_for(
         return checkpoint, overlap, f"{model}, {checkpoint.recipe}"
     least = min(len(source.genes) for source in everything)
     overlap = [q.own_overlap(source, shared, least) for source in everything]
-    return pretrain_here(everything, shared, wishes.seed), overlap, "made of these cells"
+    return pretrain_here(everything, shared, wishes.seed), overlap, ON_THE_SPOT
 
 
 def embedder_of(checkpoint: utils.Checkpoint, own: bool) -> Embedder:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 import annotate
-from annotation import labeller, outcome, road
+import flags
+from annotation import labeller, outcome, road, wishes
 from reading import source as q
 from reading.cells import Cells, RowBlocks, layout_of
 
@@ -292,7 +293,8 @@ def test_log_values_and_raw_counts_get_the_same_labels(files):
 
 
 def test_the_kinds_of_values_are_those_that_can_be_read():
-    assert set(annotate.VALUES) == set(q.normalize.NAMED)
+    assert set(flags.VALUES) == set(q.normalize.NAMED)
+    assert flags.EXPLORED == wishes.GROUPS
 
 
 # -- from nothing to labels ----------------------------------------------------------------
