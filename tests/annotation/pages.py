@@ -193,9 +193,10 @@ def until(tab, script, arg=None, seconds=20):
 class Visit:
     """A report opened as a user does, from disk, with all it asked for and complained of."""
 
-    def __init__(self, browser, path, given, before="", **window):
+    def __init__(self, browser, path, given=None, before="", **window):
         self.asked, self.complaints = [], []
-        write_report(path, given)
+        if given is not None:
+            write_report(path, given)
         self.tab = browser.new_page(**{"viewport": {"width": 1280, "height": 900}} | window)
         self.tab.add_init_script(before)
         self.tab.on("request", lambda request: self.asked.append(request.url))

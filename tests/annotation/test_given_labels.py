@@ -132,7 +132,5 @@ def test_labels_that_are_not_of_these_cells_are_refused(tmp_path, text, query, w
 
 
 def test_a_name_in_quotes_may_begin_like_a_comment(tmp_path):
-    path = tmp_path / "labels.csv"
-    path.write_text('# made, by hand "\n"#1",T\n'.replace('"#1"', 'cell,cell_type\n"#1"') + '# a note\n"a\n#b",B\n')
-    given = given_labels.read(path)
-    assert given.types == {"#1": "T", "a\n#b": "B"}
+    text = '# made by "hand\ncell,cell_type\n"#1",T\n# a note\n"a\n#b",B\n'
+    assert given_labels.read(written(tmp_path, text)).types == {"#1": "T", "a\n#b": "B"}

@@ -3,9 +3,16 @@
 Run: python -m pytest tests/annotation/test_report_naming.py (needs a browser: see pages.py)
 """
 
+import shlex
+
+import anndata as ad
+import numpy as np
+import pandas as pd
 import pytest
 from pages import EVIL, Visit, chromium, explored, labels, saved, until
+from scipy.sparse import csr_matrix
 
+import annotate
 from annotation import given_labels
 
 
@@ -210,3 +217,40 @@ def test_the_page_to_name_groups_fits_a_phone(browser, tmp_path):
     assert 0 <= map_["y"] < 60 and map_["height"] < 844 / 2  # it stays in sight, and leaves room
     assert "wide" in visit.tab.locator("#overlap .scroll").get_attribute("class")
     visit.close()
+
+
+HOSTILE = {0: 'T, "naive" <script>alert(1)</script>', 1: "#1 B & 'co'; $(ls)", 2: "細胞 " + "z" * 100_000}
+
+
+def unlabelled(path, each=50):
+    """Three types of cells with odd names and no labels: their truth, by name."""
+    chance = np.random.default_rng(0)
+    truth = np.repeat(np.arange(3), each)
+    counts = chance.poisson(chance.gamma(0.5, 1.0, (3, 200))[truth] * 3).astype(np.float32)
+    cells = [f'#{i}, "{EVIL}"' if i % 10 == 0 else f"=cell{i}" for i in range(3 * each)]
+    genes = [f"{letter}CD{k}" for k in range(40) for letter in "ABCDE"]
+    ad.AnnData(csr_matrix(counts), obs=pd.DataFrame(index=cells), var=pd.DataFrame(index=genes)).write_h5ad(path)
+    return dict(zip(cells, truth.tolist(), strict=True))
+
+
+def test_from_nothing_to_labels_by_two_commands_and_the_page_between(browser, tmp_path, monkeypatch):
+    truth = unlabelled(tmp_path / "odd cells.h5ad")
+    monkeypatch.chdir(tmp_path)
+    words = ["--query", "odd cells.h5ad", "--out", "explored.h5ad", "--explore", "3", "--species", "human", "--offline"]
+    assert annotate.main(words) == 0
+    groups = pd.read_csv("explored.csv", index_col=0)["group"]
+    visit = Visit(browser, tmp_path / "explored.html")
+    for number in sorted(set(groups)):
+        mine = [truth[cell] for cell in groups.index[groups == number]]
+        visit.tab.fill(f'li.group[data-group="{number}"] .called', HOSTILE[max(set(mine), key=mine.count)])
+    name, text = saved(visit)
+    (tmp_path / name).write_bytes(text.encode())
+    python, program, *words = shlex.split(visit.tab.inner_text("#command"))
+    visit.close()
+    assert (python, program) == ("python", "annotate.py")
+    assert annotate.main([*words, "--offline"]) == 0
+    found = pd.read_csv(words[words.index("--out") + 1].replace(".h5ad", ".csv"), index_col=0)["cell_type"]
+    assert (found == pd.Series(truth)[found.index].map(HOSTILE)).mean() > 0.95
+    again = Visit(browser, tmp_path / words[words.index("--out") + 1].replace(".h5ad", ".html"))
+    assert again.tab.locator(".legend button").count() == 3
+    again.close()
