@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,7 +11,6 @@ import pandas as pd
 from annotation.report.words import percent, short, shown, text
 
 MOST_LABELS = 60  # of a heat map that is still legible, down and across
-LETTER = 7.5  # pixels
 HEAT = "#ffffff #eef3f9 #a9c3dd #6b9bc7 #3d6d9f #123f6d".split()
 DOTS = "#e3e9f0 #6b9bc7 #0b2f55".split()
 INK, SOFT = "#1c2430", "#55606e"
@@ -98,10 +98,10 @@ def _plot(
     """Marks with a word a row at their left, a word a column beneath, a scale at their right."""
     rows, high, left_title = down
     columns, size, below_title = across
-    left = 14 + int(LETTER * max(map(_letters, rows), default=0)) + (18 if left_title else 0)
-    below = 12 + int(LETTER * max(map(_letters, columns), default=0))
+    left = 14 + max(map(_wide, rows), default=0) + (18 if left_title else 0)
+    below = 12 + max(map(_wide, columns), default=0)
     inside, tall = size * len(columns), high * len(rows)
-    width, height = left + inside + 96, 8 + max(tall, 130) + below + (22 if below_title else 0)
+    width, height = left + inside + 96, 8 + max(tall + below + (22 if below_title else 0), 134)
     words = [f'<text x="-7" y="{(k + 0.5) * high + 4}" text-anchor="end">{word}</text>' for k, word in enumerate(rows)]
     words += [
         f'<text transform="translate({(k + 0.5) * size + 4} {tall + 7}) rotate(-90)" text-anchor="end">{word}</text>'
@@ -149,9 +149,10 @@ def _amount(cells: int) -> str:
     return f"{cells:,}" if cells < 10_000 else f"{cells / 1000:,.0f}k"
 
 
-def _letters(word: str) -> int:
-    """Of a word whose &lt; and the like count once."""
-    return len(word) - sum(len(part.split(";")[0]) for part in word.split("&")[1:] if ";" in part)
+def _wide(word: str) -> int:
+    """Pixels of an escaped word, at least, in the widest of the usual fonts (DejaVu Sans)."""
+    of = {**dict.fromkeys("ijlI.,:;'|! ()[]", 4.4), **dict.fromkeys("mwMW@%", 11.5)}
+    return int(sum(of.get(c, 12.5 if ord(c) > 0x2E80 else 8.4 if c.isupper() else 7.5) for c in html.unescape(word)))
 
 
 def _tick(name: str, number: Mapping[str, int] | None = None) -> str:

@@ -127,8 +127,10 @@
     get("no-gene").addEventListener("click", () => show_gene(""));
     document.querySelectorAll("button.gene").forEach(button => {
       button.disabled = !here.has(button.dataset.gene);
-      button.addEventListener("click", () =>
-        show_gene(gene && gene.name === button.dataset.gene ? "" : button.dataset.gene));
+      button.addEventListener("click", () => {
+        show_gene(gene && gene.name === button.dataset.gene ? "" : button.dataset.gene);
+        if (!button.closest("li.group")) get("by-gene").scrollIntoView();  // the map may be far from a table
+      });
     });
     if (data.genes.names.length < data.genes.all) get("gene-said").textContent =
       data.genes.names.length.toLocaleString("en") + " of " + count(data.genes.all, "gene") + " fit on this page";

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,32 +51,30 @@ def neighbourhoods(umap: np.ndarray | None, code: np.ndarray, kinds: int) -> Nei
     return Neighbourhoods(np.concatenate(parts), np.array([len(part) for part in parts]), np.asarray(code), kinds)
 
 
-def packed(values: csr_matrix, names: Sequence[str], near: Neighbourhoods, room: int, listed: int = 0) -> dict:
+def packed(values: csr_matrix, genes: Mapping[str, int], near: Neighbourhoods, room: int, listed: int = 0) -> dict:
     """Genes as {names, highest, top, averaged, data}: as many of the first as fit into `room` characters.
 
-    values : csr (n, K), log1p; listed : how many of the first stand in tables of the page.
+    values : csr (n, K), log1p; genes : column of each, in the order in which they matter; listed : how many of the
+    first stand in tables of the page.
 
     A gene is base64 of the raw deflate of bytes. Exact: `_exact`, in levels of `highest`. Averaged: LEVELS + 1 bytes
     a kind, the shares of its cells at each level of `top` in 1/255; then a byte a neighbourhood, its mean in levels
     of `highest`. Where the exact ones take too much room, those that take most are averaged, listed ones last.
     """
-    values = csc_matrix(values[near.order])
-    values.sort_indices()
-    code = near.code[near.order]
+    columns = csc_matrix(values)
+    place = np.empty(len(near.order), dtype=np.uint16 if len(near.order) <= 1 << 16 else np.intp)  # small sorts faster
+    place[near.order] = np.arange(len(place))
     found = []
-    for k, name in enumerate(names):
-        mine = slice(values.indptr[k], values.indptr[k + 1])
-        on = values.data[mine] > 0
-        cells, value = values.indices[mine][on], values.data[mine][on]  # (n_on,)
+    for k, name in enumerate(genes):
+        cells, value = _expressing(columns, genes[name], place)
         if len(cells) and np.isfinite(value).all():
             top = float(value.max())
-            found.append({"k": k, "name": str(name), "top": top, "highest": top, "text": _exact(cells, value)})
+            found.append({"k": k, "name": name, "top": top, "highest": top, "text": _exact(cells, value)})
     over = sum(map(_length, found)) - room
     for gene in sorted(found, key=lambda gene: (gene["k"] < listed, -len(gene["text"]))):
         if over <= 0:
             break
-        mine = slice(values.indptr[gene["k"]], values.indptr[gene["k"] + 1])
-        highest, text = _averaged(values.indices[mine], values.data[mine], code, near)
+        highest, text = _averaged(*_expressing(columns, genes[gene["name"]], place), near)
         if len(text) < len(gene["text"]):
             over -= len(gene["text"]) - len(text)
             gene |= {"highest": highest, "text": text, "averaged": 1}
@@ -95,6 +93,15 @@ def packed(values: csr_matrix, names: Sequence[str], near: Neighbourhoods, room:
         "levels": LEVELS,
         "kinds": near.kinds,
     }
+
+
+def _expressing(columns: csc_matrix, k: int, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the cells that express a gene, first to last, and its values there; both (n_on,)."""
+    mine = slice(columns.indptr[k], columns.indptr[k + 1])
+    cells, value = place[columns.indices[mine]], columns.data[mine]
+    cells, value = cells[~(value <= 0)], value[~(value <= 0)]  # NaN stays, and is found out
+    first = np.argsort(cells, kind="stable")
+    return cells[first].astype(np.intp), value[first]
 
 
 def _length(gene: dict) -> int:
@@ -118,10 +125,11 @@ def _exact(cells: np.ndarray, value: np.ndarray) -> str:
     return deflated(content.tobytes())
 
 
-def _averaged(cells: np.ndarray, value: np.ndarray, code: np.ndarray, near: Neighbourhoods) -> tuple[float, str]:
+def _averaged(cells: np.ndarray, value: np.ndarray, near: Neighbourhoods) -> tuple[float, str]:
     """Its highest mean, and what the page holds of it."""
+    code = near.code[near.order]
     level = np.zeros(len(code), dtype=np.intp)
-    level[cells] = np.where(value > 0, _level(np.maximum(value, 0), value.max()), 0)
+    level[cells] = _level(value, value.max())
     known = code < near.kinds
     at = code[known] * (LEVELS + 1) + level[known]
     shares = np.bincount(at, minlength=near.kinds * (LEVELS + 1)).reshape(near.kinds, LEVELS + 1).astype(float)

@@ -71,6 +71,7 @@
       const radius = Math.min(7, Math.max(odd ? 2.4 : 1.1, 15 / Math.pow(n, 0.25) * Math.min(1, wide / 420)) *
         Math.min(2, Math.sqrt(shift.zoom)));
       let front = [];
+      pen.text(8, tall - 11, "UMAP", {size: 11, colour: "#7a8490"});
       pen.alpha(0.7);
       for (const i of drawn) {
         if (panel.shown(i)) { front.push(i); continue; }

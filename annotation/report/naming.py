@@ -69,6 +69,8 @@ def _row(a: Annotation, k: int, row: Mapping, numbers: Sequence[str]) -> str:
 
 def _genes(genes: Sequence[Mapping]) -> str:
     """A button a gene: it colours the maps by it."""
+    if not genes:
+        return '<span class="hint">No gene is its own.</span>'
     return " ".join(
         f'<button type="button" class="gene" data-gene="{text(gene["gene"])}" '
         f'title="Expressed by {percent(float(gene["inside"]))} of the group, {percent(float(gene["outside"]))} of all '

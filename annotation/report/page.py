@@ -132,7 +132,7 @@ def genes(a: Annotation, near: expressed.Neighbourhoods, room: int) -> dict:
     place = {name: -k for k, name in enumerate(dict.fromkeys(map(str, reversed(listed))))}
     cells = np.bincount(values.indices, minlength=len(names))  # (K,)
     first = sorted(range(len(names)), key=lambda k: (place.get(names[k], 1), cells[k]))
-    found = expressed.packed(values[:, first], [names[k] for k in first], near, room, listed=len(place))
+    found = expressed.packed(values, {names[k]: k for k in first}, near, room, listed=len(place))
     return found | {"all": len(names)}
 
 

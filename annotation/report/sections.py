@@ -217,7 +217,8 @@ def _markers(a: Annotation) -> str:
                 f"{short(row.gene, 60)}: mean {row.mean_in:.2f} in the type, {row.mean_out:.2f} elsewhere; "
                 f"found in {percent(row.detected_in)} of its cells, {percent(row.detected_out)} elsewhere"
             )
-            chips.append(f'<span class="gene" title="{text(detail)}">{shown(row.gene)}</span>')
+            chip = f'<button type="button" class="gene" data-gene="{text(row.gene)}" title="{text(detail)}">'
+            chips.append(f"{chip}{shown(row.gene)}</button>")
         rows.append([shown(name), " ".join(chips)])
     genes = _table("Top marker genes per predicted type", ["Type", "Genes, best first"], rows, 2)
     lines = [
@@ -276,7 +277,7 @@ def _calibration(a: Annotation) -> str:
 
 def _reliability(bins: pd.DataFrame, total: int) -> str:
     """An SVG: how often each bin of confidence was right; the area of a dot grows with its share of all cells."""
-    side, left, top = 260, 46, 10
+    side, left, top = 260, 46, 16
 
     def at(x: float, y: float) -> tuple[float, float]:
         return left + side * x, top + side * (1 - y)

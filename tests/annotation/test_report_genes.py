@@ -53,7 +53,7 @@ def test_genes_are_packed_to_the_nearest_level_with_gaps_of_any_length():
     near, _, chance = world()
     dense = chance.random((2_000, 3)) * (chance.random((2_000, 3)) < [0.5, 0.02, 0])
     dense[near.order[[0, 14, 15, 16, 45, 46, 1999]], 1] = [7, 6, 5, 4, 3, 2, 1]
-    packed = genes.packed(csr_matrix(dense.astype(np.float32)), ["a", "b", "nowhere"], near, 10**6)
+    packed = genes.packed(csr_matrix(dense.astype(np.float32)), {"a": 0, "b": 1, "nowhere": 2}, near, 10**6)
     assert packed["names"] == ["a", "b"]  # a gene that no cell expresses has no colours
     assert packed["averaged"] == [0, 0] and packed["highest"] == packed["top"]
     for k, highest in enumerate(packed["highest"]):
@@ -72,9 +72,9 @@ def test_what_does_not_fit_is_averaged_over_neighbours_with_exact_shares_a_kind(
     dense[dense < 0.4] = 0
     dense[:, 3] *= chance.random(2_000) < 0.05
     names = ["listed", "b", "c", "sparse"]
-    whole = genes.packed(csr_matrix(dense), names, near, 10**6)
+    whole = genes.packed(csr_matrix(dense), dict(zip(names, range(4), strict=True)), near, 10**6)
     room = sum(map(len, whole["data"])) - 500
-    packed = genes.packed(csr_matrix(dense), names, near, room, listed=1)
+    packed = genes.packed(csr_matrix(dense), dict(zip(names, range(4), strict=True)), near, room, listed=1)
     assert packed["names"] == names and packed["averaged"][0] == packed["averaged"][3] == 0
     assert sum(packed["averaged"]) == 1 and sum(map(len, packed["data"])) < room
     k = packed["averaged"].index(1)
@@ -92,7 +92,7 @@ def test_what_does_not_fit_is_averaged_over_neighbours_with_exact_shares_a_kind(
 def test_where_not_even_averages_fit_the_first_genes_are_kept():
     near, _, chance = world()
     dense = csr_matrix(chance.random((2_000, 50)).astype(np.float32))
-    packed = genes.packed(dense, [f"g{k}" for k in range(50)], near, 4_000)
+    packed = genes.packed(dense, {f"g{k}": k for k in range(50)}, near, 4_000)
     assert 0 < len(packed["names"]) < 50 and packed["names"] == [f"g{k}" for k in range(len(packed["names"]))]
     assert sum(map(len, packed["data"])) < 4_000
 
