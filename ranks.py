@@ -167,12 +167,10 @@ def averaged(model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
     return DistributedDataParallel(model, cards, process_group=group, forward_sync_buffers=False)
 
 
-def total(value: torch.Tensor) -> float:
-    """The sum over all ranks of a number that each has a part of."""
-    if size() == 1:
-        return value.item()
-    import torch.distributed as dist
+def total(value: torch.Tensor, network: torch.nn.Module) -> float:
+    """The sum over all ranks of a number that each has a part of, between two steps of an `averaged` network."""
+    if size() > 1:
+        import torch.distributed as dist
 
-    value = value.cpu()
-    dist.all_reduce(value)
+        dist.all_reduce(value, group=network.process_group)  # type: ignore[arg-type]  # waits as long as gradients do
     return value.item()

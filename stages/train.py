@@ -87,7 +87,7 @@ def pretrain(
                 total += loss.detach()
                 shown.update(len(x))
             progress.epoch += 1
-            progress.history.append(ranks.total(total) / steps)
+            progress.history.append(ranks.total(total, network) / steps)
             shown.set_postfix(loss=f"{progress.history[-1]:.4f}", epoch=progress.epoch)
             if not np.isfinite(progress.history[-1]):
                 raise ValueError(f"the pre-training loss is not finite in epoch {progress.epoch}; lower --pt_lr")

@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +61,7 @@ def together():
     before = dict(os.environ)
     os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_ranks"])
+    context.set_forkserver_preload(["torch._dynamo", "test_ranks"])  # DDP loads the first, a second of it
 
     def run(of: int, folder: Path, *commands: tuple, code: int = 0) -> list[str]:
         folder.mkdir(exist_ok=True)
@@ -97,16 +96,16 @@ def phases(kind: str, corpus: Path, folder: Path) -> list:
 
 def cut_short(argv: list[str]) -> int:
     """main.py that stops between the last epoch and the checkpoint."""
-    before = utils.mark_finished
+    before = utils.save_checkpoint
 
     def stop(*_):
         raise ValueError("stopped here")
 
-    utils.mark_finished = stop
+    utils.save_checkpoint = stop
     try:
         return main.main(argv)
     finally:
-        utils.mark_finished = before
+        utils.save_checkpoint = before
 
 
 def alone(*commands: tuple) -> None:
@@ -177,19 +176,18 @@ def test_a_process_that_dies_stops_the_others_with_a_word_and_the_run_goes_on(co
         "import os, signal, sys, utils, main, ranks\n"
         "from stages import train\n"
         "before = ranks.total\n"
-        "def total(value):\n"
+        "def total(*values):\n"
         "    if ranks.rank() == 1 and (os.path.exists(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return before(value)\n"
+        "    return before(*values)\n"
         "ranks.total = total\n"
         "raise SystemExit(main.main(sys.argv[2:]))\n"
     )
     (tmp_path / "dies.py").write_text(dies)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*torchrun, tmp_path / "dies.py", tmp_path / "model.out.state", *flags, "--pt_epoch", "100000"]
-    begin = time.monotonic()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([str(one) for one in command], capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode != 0 and time.monotonic() - begin < 300
+    assert done.returncode != 0
     assert "error: another process of this run has ended" in done.stderr and "--resume" in done.stderr
     assert "Traceback" not in done.stderr.split("ChildFailedError")[0].split("torch/distributed")[0]
     assert not (tmp_path / "model.out").exists()
