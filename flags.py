@@ -16,6 +16,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import ranks
 from voice import RESULT, clean, heard
 
 RECIPES = ("scpretrain2", "paper")  # the first is the default
@@ -423,7 +424,8 @@ def run(
     except (ValueError, OSError) as error:
         if args.traceback:
             traceback.print_exc()
-        print(f"error: {clean(str(error))}", file=sys.stderr)
+        of = f" in process {ranks.rank()}" if ranks.rank() else ""
+        print(f"error{of}: {clean(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(

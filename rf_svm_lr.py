@@ -24,6 +24,7 @@ if __name__ == "__main__":
 import numpy as np
 
 import data_loader as data
+import ranks
 import utils
 from files import fingerprint
 from model import embed_counts
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return flags.run(command, parser(), argv, check_paths=flags.check_paths)
 
 
+@ranks.joined()
 def command(args: argparse.Namespace) -> None:
     """Both arms under each classifier on every labelled dataset, on the splits of main.py; then the tables."""
     device = utils.pick_device(args.cuda)
@@ -43,7 +45,8 @@ def command(args: argparse.Namespace) -> None:
     checkpoint = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list)
     checkpoint.encoder.to(device)
     where, splits = flags.fill(utils.Data, args), flags.fill(utils.Splits, args)
-    entries, orthologs = where.entries("there is nothing to train a classifier on"), where.orthologs()
+    with ranks.one_first():
+        entries, orthologs = where.entries("there is nothing to train a classifier on"), where.orthologs()
     tables = {}
     for kind in flags.CLASSIFIERS if args.clf == "all" else (args.clf,):
         identity = identity_of(kind, where, checkpoint, splits, fingerprint(orthologs), args.tuned)
@@ -51,11 +54,14 @@ def command(args: argparse.Namespace) -> None:
         tables[kind] = utils.ResultTable.of(path, entries, splits.seeds, identity)
     left = utils.unfinished(tables)
     unsettled: Counter[str] = Counter()
-    for entry in (entry for entry in entries if entry.name in left):
+    for entry in (entry for entry in utils.mine(entries) if entry.name in left):
         dataset = where.prepare(entry, orthologs, data.log_normalised)
         embedding = embedding_of(dataset, checkpoint)  # (M, H)
         for seed, runs in left[entry.name].items():
             unsettled += test(dataset, embedding, splits.of(dataset, seed), seed, runs, tables, args.tuned)
+    unsettled = sum(ranks.gathered(unsettled), Counter())
+    if not ranks.first():
+        return
     for kind, table in tables.items():
         words = f"{kind}{', tuned' if args.tuned else ''}"
         log.log(RESULT, f"\n{words}:{score.table(table.rows(), utils.ARMS, score.METRICS)}")

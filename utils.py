@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 import data_loader as data
+import ranks
 from files import fingerprint, locked, whole
 from model import Encoder
 from reading import catalogue
@@ -34,10 +35,18 @@ def seed_everything(seed: int) -> None:
 
 
 def pick_device(cuda: bool) -> torch.device:
-    """The device a run asks for. Raises ValueError where it asks for CUDA and there is none."""
-    if cuda and not torch.cuda.is_available():
+    """The device a run asks for, with torchrun a GPU for each process. Raises ValueError where there are too few."""
+    if not cuda:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise ValueError("--cuda: PyTorch sees no CUDA device here; leave --cuda out to run on the CPU")
-    return torch.device("cuda" if cuda else "cpu")
+    if ranks.size() == 1:
+        return torch.device("cuda")
+    if ranks.local() >= torch.cuda.device_count():
+        cards = torch.cuda.device_count()
+        raise ValueError(f"--cuda: a GPU for each process is needed; use torchrun --nproc_per_node {cards}")
+    torch.cuda.set_device(ranks.local())
+    return torch.device("cuda", ranks.local())
 
 
 # -- data ----------------------------------------------------------------
@@ -424,6 +433,11 @@ class ResultTable:
         arm = row["arm"] if row["arm"] in ARMS else ARMS[1]
         run = self.wanted[row["dataset"], arm, row["seed"]]
         write_result(self.path, row | {"run": run}, self.columns)
+
+
+def mine(entries: Sequence[data.Entry]) -> list[data.Entry]:
+    """The datasets that this process tests; with torchrun each is tested by one, large ones first to be dealt."""
+    return ranks.mine(entries, [sum(size for _, size, _ in data.stamp_of(entry.path)) for entry in entries])
 
 
 def unfinished(tables: dict[str, ResultTable]) -> dict[str, dict[int, list[tuple[str, str]]]]:
