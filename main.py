@@ -36,7 +36,7 @@ import utils
 from files import fingerprint, locked
 from reading import align
 from recipes import Corpus, Recipe, Test, Training
-from stages import score, train
+from stages import embedding, score, train
 from stages.batch import SparseRows
 from voice import RESULT, log
 
@@ -120,6 +120,7 @@ def pretrain(recipe: Recipe, cells: Cells, start: utils.Checkpoint | None, save_
         datasets=[names.entry.name for names in named],
         settings=recipe.settings() | {"pt_epoch": training.epochs},
         history=(start.history if start else []) + progress.history,
+        shares=shares_of(recipe, cells, named, corpus) if recipe.keeps_shares else None,
     )
     utils.mark_finished(state, made, asked)
     utils.save_checkpoint(save_model, made)
@@ -186,6 +187,26 @@ def labels_of(
 
 def _labels(recipe: Recipe, matrix: csr_matrix, *where: object) -> dict[str, np.ndarray]:
     return {"labels": recipe.pseudo_labels(matrix, *where)}
+
+
+def shares_of(recipe: Recipe, cells: Cells, named: Sequence[data.Names], corpus: Corpus) -> torch.Tensor:
+    """The genes' signal shares (G,) in the corpus: the mean over datasets that have a gene, by the root of their cells.
+
+    Those of a dataset come from the cache where they are there.
+    """
+    genes_hash, found = fingerprint(corpus.genes), []
+    for names, matrix in zip(named, corpus.matrices, strict=True):
+        path = names.entry.path
+        key = (str(path.resolve()), data.stamp_of(path), fingerprint(names.genes), genes_hash, cells.where.values)
+        make = partial(_shares, recipe, matrix)
+        entry = cells.cache.arrays("shares", names.entry.name, (*key, recipe.name, recipe.seed), make)
+        found.append(np.array(entry["shares"]))
+    roots = np.sqrt([matrix.shape[0] for matrix in corpus.matrices])
+    return torch.from_numpy(embedding.average(found, corpus.measured, roots).astype(np.float32))
+
+
+def _shares(recipe: Recipe, matrix: csr_matrix) -> dict[str, np.ndarray]:
+    return {"shares": recipe.shares(matrix)}
 
 
 def run_identity(

@@ -20,12 +20,17 @@ NEIGHBOURS = 10  # cells whose mean must agree with a cell, for a gene to carry 
 POINTS = 20  # principal components in which neighbours are found
 FLOOR = 0.005  # signal share that every gene is granted
 LEAST_VARIANCE = 0.03  # added to a gene's variance: one that hardly varies is not blown up
-CLUSTERS = (6, 12, 25)  # k-means partitions, at most one cluster for CELLS_EACH cells
+SPLITS = 4  # of the genes in halves that shares are the mean of; fewer where cells are many and noise is small
+CLUSTERS = (12, 25, 50)  # k-means partitions, at most one cluster for CELLS_EACH cells
 CELLS_EACH = 8
 SHRINKAGE, SHRINKAGE_CELLS = 0.1, 50  # of the covariance within clusters towards a round one: .1 + 50 / N, at most 1
 DEVIATIONS = 4.0  # a share this many standard deviations above 0 is no chance
 CONFIRMED = 0.01  # share of genes that must be so; 25 real sets have .04 to .87, permuted ones at most .002
 BLOCK = 1024  # cells whose neighbours' means are made at a time
+SAMPLE = 6_000  # cells: a map is made of at most so many
+LEAST_CELLS = 3  # that have a gene; one of two cells is noise
+PRIOR_CELLS, PRIOR_CELLS_SHALLOW = 100, 300  # cells of a dataset that the signal shares of a corpus are worth
+SHALLOW = 500  # genes seen in the median cell; of shallower cells the corpus knows more
 
 
 def fit(
@@ -73,8 +78,43 @@ def fit(
     return weight, (-weight @ average(means, measured, once)).astype(np.float32)
 
 
+def own(x: csr_matrix, *, prior: np.ndarray | None = None, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """`fit` of one dataset's cells `x` (N, G) without the genes that hardly a cell has: weight (H, G), bias (H,).
+
+    Of more than 6,000 cells some are drawn. `prior` (G,) are the signal shares of a corpus, NaN where it has none;
+    they count for more where cells are shallow.
+    """
+    x = some(x, seed)
+    cells_with = np.bincount(x.indices[x.data > 0], minlength=x.shape[1])
+    seen = np.flatnonzero(cells_with >= LEAST_CELLS)
+    seen = seen if len(seen) > 1 else np.arange(x.shape[1])
+    depth = np.median(np.diff(x.indptr)) if x.shape[0] else 0
+    worth = PRIOR_CELLS if depth >= SHALLOW else PRIOR_CELLS_SHALLOW
+    known = None if prior is None else prior[seen]
+    found, bias = fit([x[:, seen].tocsr()], prior=known, prior_cells=worth if prior is not None else 0, seed=seed)
+    weight = np.zeros((len(found), x.shape[1]), np.float32)
+    weight[:, seen] = found
+    return weight, bias
+
+
+def some(x: csr_matrix, seed: int) -> csr_matrix:
+    """At most 6,000 of the cells `x` (N, G), in their order."""
+    if x.shape[0] <= SAMPLE:
+        return x
+    return x[np.sort(np.random.default_rng(seed).choice(x.shape[0], SAMPLE, replace=False))]
+
+
 def signal_shares(x: csr_matrix, *, seed: int = 0) -> np.ndarray:
     """Share of each gene's variance that a cell's neighbours confirm, (G,), for log1p cells `x` (N, G); noise: about 0.
+
+    The mean over some splits of the genes in halves: four up to 1,500 cells, one from 6,000 on.
+    """
+    splits = max(1, min(SPLITS, SAMPLE // max(1, x.shape[0])))
+    return np.mean([shares_of_split(x, seed + split) for split in range(splits)], axis=0)
+
+
+def shares_of_split(x: csr_matrix, seed: int) -> np.ndarray:
+    """`signal_shares` (G,) by one split of the genes in halves.
 
     Neighbours are found in principal components of one half of the genes, and the shares of the other half are the
     covariance of a gene with its mean over these neighbours, over its variance. Both ways, so every gene has one.
