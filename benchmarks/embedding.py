@@ -223,10 +223,12 @@ def compared(dataset: Cells, corpus: tuple | None) -> dict[str, dict[str, float]
     for arm, fit in ARMS.items():
         points = (ours(cells, prior_of(cells, corpus)) if corpus and arm == "ours" else fit(cells))(cells.x)
         out[arm] = measures(points, cells.labels)
+        if arm == "ours" and points.shape[1] > embedding.DIMENSIONS:
+            out["ours, no faint dimensions"] = measures(points[:, : embedding.DIMENSIONS], cells.labels)
         if arm == VARIABLE and harmonypy and cells.batches is not None:
             out[f"{VARIABLE}, Harmony"] = measures(harmony(points, cells.batches), cells.labels)
     if corpus:
-        out["ours, without the corpus"] = measures(ours(cells)(cells.x), cells.labels)
+        out["ours, no corpus"] = measures(ours(cells)(cells.x), cells.labels)
         out["frozen encoder"] = measures(cells.x @ encoder_of(cells, corpus).T, cells.labels)
     return out
 
@@ -360,6 +362,7 @@ def load(folder: Path, names: Sequence[str] | None, most: int) -> list[Cells]:
     with contextlib.redirect_stdout(io.StringIO()):
         table = catalogue.orthologs(folder, offline=True)
         entries = [entry for entry in catalogue.read_catalogue(folder) if entry.path is not None]
+        entries = [entry for entry in entries if not names or entry.name in names]
         named = data.gene_names(entries, table)
     out = []
     for one in named:
@@ -412,11 +415,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(folder: Path, setting: str, names: list[str] | None, most: int, out: Path | None) -> int:
-    datasets = load(folder, names, most)
+    alone = setting in ("spot", "invented", "halves")
+    datasets = load(folder, names if alone else None, most)
     tested = [one for one in datasets if one.labels is not None and (not names or one.name in names)]
     if setting == "size":
         tested = [one for one in tested if one.x.shape[0] >= LEAST_CELLS]
-    if setting == "invented":
+    if setting == "invented" and not names:
         tested += [homogeneous(cells, depth) for cells, depth in ((1000, 3000), (1000, 800), (300, 3000))]
     frame = pd.read_csv(out) if out and out.exists() else pd.DataFrame(columns=["dataset", "arm"])
     tested = [one for one in tested if one.name not in set(frame["dataset"])]

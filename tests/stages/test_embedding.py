@@ -114,6 +114,15 @@ def test_the_embedding_is_centred_and_round_within_clusters():
     assert values.max() / values.min() < 5
 
 
+def test_the_faint_dimensions_change_none_of_the_others_and_know_no_cell():
+    x, _ = population(400, types=3)
+    (alone, _), (beside, bias) = embedding.fit([x[:200]]), embedding.fit([x[:200]], faint=20)
+    assert np.array_equal(alone, beside[: len(alone)]) and len(beside) == len(bias) == len(alone) + 20
+    points = x @ beside.T + bias
+    fitted, left_out = (part[:, len(alone) :].std() for part in (points[:200], points[200:]))
+    assert np.isclose(fitted, embedding.AMPLITUDE, rtol=0.1) and np.isclose(fitted, left_out, rtol=0.15)
+
+
 def test_blocks_of_cells_get_the_embedding_of_the_whole():
     x, _ = population(types=3)
     weight, bias = embedding.fit([x])
@@ -142,9 +151,9 @@ def test_a_gene_that_a_dataset_has_not_measured_takes_its_share_from_the_others(
 
 def test_a_prior_share_moves_a_gene_and_one_that_is_not_known_does_not():
     x, _ = population(types=3)
-    none = embedding.fit([x], prior=np.full(x.shape[1], np.nan), prior_cells=100)
+    none = embedding.fit([x], prior=embedding.Prior(np.full(x.shape[1], np.nan), 100))
     assert np.allclose(none[0], embedding.fit([x])[0], atol=1e-5)
-    assert not np.allclose(embedding.fit([x], prior=np.ones(x.shape[1]), prior_cells=100)[0], none[0], atol=1e-3)
+    assert not np.allclose(embedding.fit([x], prior=embedding.Prior(np.ones(x.shape[1]), 100))[0], none[0], atol=1e-3)
 
 
 def test_genes_of_two_cells_take_no_part_in_a_datasets_own_map():
@@ -160,12 +169,14 @@ def test_a_corpus_counts_for_more_where_cells_are_shallow(monkeypatch):
     x, _ = population(types=3)
     prior, worth = np.ones(x.shape[1]), []
     fit = embedding.fit
-    monkeypatch.setattr(embedding, "fit", lambda x, **how: worth.append(how["prior_cells"]) or fit(x, **how))
+    monkeypatch.setattr(
+        embedding, "fit", lambda x, **how: worth.append(how["prior"] and how["prior"].cells) or fit(x, **how)
+    )
     for shallow in (10, 10_000):
         monkeypatch.setattr(embedding, "SHALLOW", shallow)
         embedding.own(x, prior=prior)
     embedding.own(x)
-    assert worth == [embedding.PRIOR_CELLS, embedding.PRIOR_CELLS_SHALLOW, 0]
+    assert worth == [embedding.PRIOR_CELLS, embedding.PRIOR_CELLS_SHALLOW, None]
 
 
 def test_of_very_many_cells_some_make_the_map(monkeypatch):
