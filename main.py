@@ -39,7 +39,7 @@ import utils
 from files import clear_parts, fingerprint, locked
 from reading import align
 from recipes import Corpus, Recipe, Test, Training
-from stages import score, train
+from stages import embedding, score, train
 from stages.batch import SparseRows, part
 from voice import RESULT, log
 
@@ -128,6 +128,7 @@ def pretrain(recipe: Recipe, cells: Cells, start: utils.Checkpoint | None, save_
         history=(start.history if start else []) + progress.history,
         run=identity,
         asked=asked,
+        shares=shares_of(recipe, cells, named, corpus) if recipe.keeps_shares else None,
     )
     if ranks.first():
         utils.save_checkpoint(save_model, made)
@@ -217,6 +218,30 @@ def labels_of(
 
 def _labels(recipe: Recipe, matrix: csr_matrix, *where: object) -> dict[str, np.ndarray]:
     return {"labels": recipe.pseudo_labels(matrix, *where)}
+
+
+def shares_of(recipe: Recipe, cells: Cells, named: Sequence[data.Names], corpus: Corpus) -> torch.Tensor:
+    """The genes' signal shares (G,) in the corpus: the mean over datasets that have a gene, by the root of their cells.
+
+    Those of a dataset come from the cache where they are there.
+    """
+    genes_hash = fingerprint(corpus.genes)
+
+    def shares(which: int) -> np.ndarray:
+        names, matrix = named[which], corpus.matrices[which]
+        path = names.entry.path
+        key = (str(path.resolve()), data.stamp_of(path), fingerprint(names.genes), genes_hash, cells.where.values)
+        make = partial(_shares, recipe, matrix)
+        entry = cells.cache.arrays("shares", names.entry.name, (*key, recipe.name, recipe.seed), make)
+        return np.array(entry["shares"])
+
+    found = ranks.spread(shares, range(len(named)), [matrix.nnz for matrix in corpus.matrices])
+    roots = np.sqrt([matrix.shape[0] for matrix in corpus.matrices])
+    return torch.from_numpy(embedding.average(found, corpus.measured, roots).astype(np.float32))
+
+
+def _shares(recipe: Recipe, matrix: csr_matrix) -> dict[str, np.ndarray]:
+    return {"shares": recipe.shares(matrix)}
 
 
 def run_identity(
