@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reading.guard import regular
 from reading.source import Source
 from voice import log
 
@@ -76,6 +77,7 @@ def rows_of(path: Path) -> tuple[list[list[str]], list[str]]:
         raise FileNotFoundError(f"{path}: no such file of labels; check the spelling")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a table of labels, .csv or .tsv")
+    regular(path, str(path))
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
