@@ -70,7 +70,8 @@ class Parser(argparse.ArgumentParser):
                 if near := difflib.get_close_matches(word.split("=")[0], known, 1):
                     message += f"; did you mean {near[0]}?"
                     break
-        super().error(message)
+        # the reason alone: below fourteen lines of usage it was overlooked
+        self.exit(2, f"error: {clean(message)} (python {self.prog} --help lists the flags)\n")
 
     @property
     def kept(self) -> list[str]:
@@ -253,11 +254,13 @@ def check_data(args: argparse.Namespace) -> None:
 
 
 def check_files(args: argparse.Namespace) -> None:
-    """FileNotFoundError where a file that annotate.py is to read is not there."""
+    """FileNotFoundError where a file that annotate.py is to read is not there; ValueError for a --data_dir likewise."""
     files = [args.query, *args.reference, args.labels, args.markers, args.pretrained_model, args.gene_list]
     for path in files:
         if path is not None and not path.exists():
             raise FileNotFoundError(f"there is no {path}; check the spelling")
+    if "data_dir" in args.given and not args.data_dir.is_dir():
+        raise ValueError(f"--data_dir {args.data_dir} is not a folder; name the one with the ortholog table")
 
 
 def check_checkpoint(args: argparse.Namespace) -> None:
