@@ -66,7 +66,7 @@ def command(args: argparse.Namespace) -> None:
         return
     for kind, table in tables.items():
         words = f"{kind}{', tuned' if args.tuned else ''}"
-        log.log(RESULT, f"\n{words}:{score.table(table.rows(), utils.ARMS, score.METRICS)}")
+        log.log(RESULT, f"{words}:{score.table(table.rows(), utils.ARMS, score.METRICS).rstrip()}")
         if unsettled[kind]:
             log.info(f"{kind}: {unsettled[kind]} fits stopped at their last iteration before they converged")
     log.log(RESULT, f"{', '.join(str(table.path) for table in tables.values())} written")

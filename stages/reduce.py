@@ -12,6 +12,8 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
+from voice import on_terminal
+
 PLAIN = (15, 50, 200)  # components of all genes; 200 as published
 VARIABLE, PCS_OF_VARIABLE, BINS = 2000, 50, 20
 SAMPLE = 20_000  # cells: components are fitted on at most so many
@@ -145,9 +147,10 @@ def umap(points: np.ndarray, seed: int) -> np.ndarray:
     if k < len(points) <= EXACT:
         near = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points).kneighbors(points)
         exact = {"precomputed_knn": (near[1].astype(np.int32), near[0].astype(np.float32))}
+    rounds = {"desc": "drawing the map", "disable": not on_terminal(), "leave": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a seed means one thread; a graph in pieces is laid out all the same
-        fitted = UMAP(n_neighbors=k, init=start, random_state=seed, n_jobs=1, **exact)
+        fitted = UMAP(n_neighbors=k, init=start, random_state=seed, n_jobs=1, tqdm_kwds=rounds, **exact)
         return fitted.fit_transform(points)
 
 
