@@ -36,10 +36,10 @@ import data_loader as data
 import ranks
 import recipes
 import utils
-from files import fingerprint, locked
+from files import clear_parts, fingerprint, locked
 from reading import align
 from recipes import Corpus, Recipe, Test, Training
-from stages import score, train
+from stages import embedding, score, train
 from stages.batch import SparseRows, part
 from voice import RESULT, log
 
@@ -103,12 +103,16 @@ def pretrain(recipe: Recipe, cells: Cells, start: utils.Checkpoint | None, save_
         task_of(names, matrix, targets, cells.device, log1p=recipe.log1p)
         for names, matrix, targets in zip(named, matrices, labels, strict=True)
     ]
-    asked = f"phase {2 if start else 1}: {run_identity(recipe, cells, named, genes, None, training)}"
+    of_all_weights = run_identity(recipe, cells, named, genes, None, training)
+    asked = fingerprint(2 if start else 1, training.epochs, of_all_weights)
     state = utils.state_path(save_model)
-    if ranks.from_first(partial(utils.is_finished, state, start, asked)):  # in place: the start is what was made
+    finished = partial(utils.is_finished, save_model, start, identity, asked, resume=resume)
+    if ranks.from_first(finished):
         if ranks.first():
-            state.unlink()
-        log.log(RESULT, f"this run was finished: {save_model} is what it made; the same command once more trains on")
+            clear_parts(save_model)
+            state.unlink(missing_ok=True)
+        words = "trains on" if start else "trains anew"
+        log.log(RESULT, f"this run was finished: {save_model} is what it made; without --resume the command {words}")
         return
     progress = train_with_state(recipe, training, tasks, state, identity, resume=resume)
 
@@ -122,9 +126,11 @@ def pretrain(recipe: Recipe, cells: Cells, start: utils.Checkpoint | None, save_
         datasets=[names.entry.name for names in named],
         settings=recipe.settings() | {"pt_epoch": training.epochs},
         history=(start.history if start else []) + progress.history,
+        run=identity,
+        asked=asked,
+        shares=shares_of(recipe, cells, named, corpus) if recipe.keeps_shares else None,
     )
     if ranks.first():
-        utils.mark_finished(state, made, asked)
         utils.save_checkpoint(save_model, made)
         state.unlink(missing_ok=True)
     again = f", run {phase - 1} of it" if phase > 2 else ""
@@ -212,6 +218,30 @@ def labels_of(
 
 def _labels(recipe: Recipe, matrix: csr_matrix, *where: object) -> dict[str, np.ndarray]:
     return {"labels": recipe.pseudo_labels(matrix, *where)}
+
+
+def shares_of(recipe: Recipe, cells: Cells, named: Sequence[data.Names], corpus: Corpus) -> torch.Tensor:
+    """The genes' signal shares (G,) in the corpus: the mean over datasets that have a gene, by the root of their cells.
+
+    Those of a dataset come from the cache where they are there.
+    """
+    genes_hash = fingerprint(corpus.genes)
+
+    def shares(which: int) -> np.ndarray:
+        names, matrix = named[which], corpus.matrices[which]
+        path = names.entry.path
+        key = (str(path.resolve()), data.stamp_of(path), fingerprint(names.genes), genes_hash, cells.where.values)
+        make = partial(_shares, recipe, matrix)
+        entry = cells.cache.arrays("shares", names.entry.name, (*key, recipe.name, recipe.seed), make)
+        return np.array(entry["shares"])
+
+    found = ranks.spread(shares, range(len(named)), [matrix.nnz for matrix in corpus.matrices])
+    roots = np.sqrt([matrix.shape[0] for matrix in corpus.matrices])
+    return torch.from_numpy(embedding.average(found, corpus.measured, roots).astype(np.float32))
+
+
+def _shares(recipe: Recipe, matrix: csr_matrix) -> dict[str, np.ndarray]:
+    return {"shares": recipe.shares(matrix)}
 
 
 def run_identity(

@@ -20,6 +20,7 @@ from stages import score
 from voice import log
 
 ARMS = ("scPretrain", "Without pretraining")
+FROZEN = "frozen encoder"  # the checkpoint's encoder as it is, beside the map of the cells that it is a prior for
 CHECKPOINT_FORMAT, CHECKPOINT_VERSION = "scpretrain-checkpoint", 1
 KEY_COLUMNS = ("dataset", "arm", "seed", "run")  # what a table of results must have to be one
 RESULT_COLUMNS = ["dataset", "arm", "seed", "n_train", "n_test", *score.METRICS, "seconds", "run"]
@@ -132,19 +133,29 @@ class Checkpoint:
     datasets: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     history: list[float] = field(default_factory=list)
+    run: str = ""  # what its training depended on, weights to start from included; "": not known
+    asked: str = ""  # the same without these weights, but with its length: what was asked for
+    shares: torch.Tensor | None = None  # (G,) float32, the genes' signal shares in the corpus; None: not known
 
     def identity(self) -> str:
-        """A hash of weights and genes: results made with other weights are not this checkpoint's."""
-        weights = [
-            hashlib.sha256(value.detach().cpu().contiguous().numpy()).hexdigest()
-            for value in self.encoder.state_dict().values()
-        ]
+        """A hash of weights, genes and shares: results made with others are not this checkpoint's."""
+        values = [*self.encoder.state_dict().values(), *([] if self.shares is None else [self.shares])]
+        weights = [hashlib.sha256(value.detach().cpu().contiguous().numpy()).hexdigest() for value in values]
         return fingerprint(self.recipe, weights, fingerprint(self.genes))
+
+    def prior(self, genes: Sequence[str]) -> np.ndarray | None:
+        """Signal shares of these genes in the corpus, (len(genes),), NaN for one it has not; None: none are known."""
+        if self.shares is None:
+            return None
+        known = dict(zip(self.genes, self.shares.tolist(), strict=True))
+        return np.array([known.get(gene, np.nan) for gene in genes], dtype=float)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write one file that `load_checkpoint` opens anywhere, with or without CUDA."""
     content = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__ if name != "encoder"}
+    if content["shares"] is None:  # such a file is what it was before there were shares
+        del content["shares"]
     content |= {
         "format": CHECKPOINT_FORMAT,
         "version": CHECKPOINT_VERSION,
@@ -232,8 +243,17 @@ def load_checkpoint(path: Path, *, gene_list: Path | None = None) -> Checkpoint:
     stated = content.pop("checksum", None)  # older checkpoints have none
     if stated is not None and stated != checksum(content):
         raise ValueError(f"{path} does not hold the bytes it was saved with (checksum); it is damaged: pre-train again")
+    shares = content.get("shares")  # older checkpoints have none
+    if shares is not None and not (
+        torch.is_tensor(shares) and shares.shape == weight.shape[1:] and _numbers_only(shares)
+    ):
+        raise ValueError(f"{path}: its signal shares are no numbers, one a gene; it is damaged: pre-train again")
     known = {name: content[name] for name in Checkpoint.__dataclass_fields__ if name in content}
     return Checkpoint(encoder=encoder, **known)
+
+
+def _numbers_only(values: torch.Tensor) -> bool:
+    return values.is_floating_point() and bool(torch.isfinite(values).all())
 
 
 def _finite(path: Path, encoder: Encoder) -> None:
@@ -305,23 +325,30 @@ def load_state(path: Path, identity: str) -> dict[str, Any] | None:
     return content
 
 
-def mark_finished(path: Path, made: Checkpoint, asked: str) -> None:
-    """Note in the state that `made` is about to take its place: a run killed in between is known as finished."""
-    if path.exists():
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        content.pop("checksum", None)
-        save_state(path, content | {"finished": made.identity(), "asked": asked})
+def is_finished(path: Path, start: Checkpoint | None, run: str, asked: str, *, resume: bool) -> bool:
+    """Whether the checkpoint at `path` is what this very run has made: to go on with it there is nothing left to do.
 
-
-def is_finished(path: Path, at_hand: Checkpoint | None, asked: str) -> bool:
-    """Whether the checkpoint at hand is what the run asked for has made, killed before it could remove its state."""
-    if at_hand is None or not path.exists():
-        return False
+    So it is where the state that is left is that of the run that made it (killed between the two), and, with `resume`,
+    where no state is left. A checkpoint that was started from and replaced (phase 2 in place) is known by what was
+    asked for. Else it is trained anew: that is what a repeated command without --resume asks for.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return (content["finished"], content["asked"]) == (at_hand.identity(), asked)
-    except Exception:  # damaged, or of a run that is not finished: what to do with it is said by load_state
+        made = load_checkpoint(path)
+    except (ValueError, OSError):  # none, or one to be replaced
         return False
+    in_place = start is not None and start.identity() == made.identity()
+    if not made.run or made.asked != asked or not (made.run == run or in_place):
+        return False
+    state = state_path(path)
+    return _run_of(state) == made.run if state.exists() else resume
+
+
+def _run_of(state: Path) -> str:
+    """The identity of the run that a state is of, "" for a damaged one: what to do with it is said by load_state."""
+    try:
+        return str(torch.load(state, map_location="cpu", weights_only=True)["identity"])
+    except Exception:
+        return ""
 
 
 # -- results ----------------------------------------------------------------
@@ -420,15 +447,19 @@ class ResultTable:
         return [which for which in self.wanted if which not in done]
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add the row of a wanted run, or of a baseline that the arm without pre-training is the best of."""
-        arm = row["arm"] if row["arm"] in ARMS else ARMS[1]
-        run = self.wanted[row["dataset"], arm, row["seed"]]
+        """Add the row of a wanted run, or one that goes with it."""
+        run = self.wanted[row["dataset"], run_of(row["arm"]), row["seed"]]
         write_result(self.path, row | {"run": run}, self.columns)
 
 
 def mine(entries: Sequence[data.Entry]) -> list[data.Entry]:
     """The datasets that this process tests; with torchrun each is tested by one, large ones first to be dealt."""
     return ranks.mine(entries, [sum(size for _, size, _ in data.stamp_of(entry.path)) for entry in entries])
+
+
+def run_of(arm: str) -> str:
+    """Which of the two arms a row is made with: the frozen encoder with the first, a baseline with the second."""
+    return arm if arm in ARMS else ARMS[0] if arm == FROZEN else ARMS[1]
 
 
 def unfinished(tables: dict[str, ResultTable]) -> dict[str, dict[int, list[tuple[str, str]]]]:
