@@ -277,6 +277,7 @@ def annotate(
     reference: AnnData | Sequence[AnnData] = (),
     *,
     label_key: str | None = None,
+    batch_key: str | None = None,
     unlabeled: str | Sequence[str] = (),
     labels: str | Path | Mapping[str, str] | None = None,
     markers: str | Path | None = None,
@@ -307,6 +308,7 @@ def annotate(
         adata: the cells to label, (N, G). It stays as it is; a backed one is read from its file, the copy is in memory.
         reference: one labelled AnnData to learn the types from, or several. None: the labels are in `adata`.
         label_key: the column of obs with cell types. Default: cell_ontology_class, else cell_type.
+        batch_key: the column of the references with batches or donors; whole ones are held out to set limits.
         unlabeled: label(s) that mean a cell has none, such as "Unknown"; empty and NaN always do.
         labels: a table of labels (a file cell,cell_type or group,cell_type), or a dict or Series cell -> type.
         markers: a file of marker genes, type,gene[,sign].
@@ -335,6 +337,7 @@ def annotate(
     """
     wanted = dict(
         label_key=label_key,
+        batch_key=batch_key,
         unlabeled=[unlabeled] if isinstance(unlabeled, str) else list(unlabeled),
         embed_only=embed_only,
         explore=explore,

@@ -252,6 +252,8 @@ def labelled_cells(parser: Parser) -> None:
     add("--out", type=Path, metavar="FILE", help="the .h5ad to write; a .csv and a .html lie beside it")
     add("--label_key", metavar="COLUMN",
         help="the column of cell types (default: cell_ontology_class, else cell_type)")  # fmt: skip
+    add("--batch_key", metavar="COLUMN",
+        help="of the references: their batches or donors; whole ones are held out")  # fmt: skip
     add("--unlabeled", nargs="+", default=[], metavar="LABEL",
         help="labels that mean a cell has none, such as Unknown; empty and NaN always do")  # fmt: skip
     add("--explore", type=natural, nargs="?", const=EXPLORED, default=0, metavar="N",

@@ -169,6 +169,12 @@ def describe(found: Found, calls: Calls, centres: np.ndarray | None, grouped: Gr
         found.suggested = suggest_cells(work, found, work.wishes.suggest)
     say_slow(work, "marker genes")
     found.markers = marker_genes(fitted.log, work.query.spelled(), of_fitted)
+    if "unknown_group" in found.columns and len(found.columns["unknown_group"].categories) > 1:
+        group = pd.Series(found.columns["unknown_group"]).astype(object).fillna("").to_numpy()[fitted.rows]
+        of_groups = marker_genes(
+            fitted.log, work.query.spelled(), np.where(group != "", group, of_fitted), skip=set(of_fitted)
+        )
+        found.markers = pd.concat([found.markers, of_groups], ignore_index=True)
 
 
 def say_slow(work: Work, what: str) -> None:

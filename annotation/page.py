@@ -96,6 +96,8 @@ def tell(found: Found) -> None:
         if work.labeller.calls_unknown and work.labeller.unknown is not None:
             counts[UNKNOWN] = counts.get(UNKNOWN, 0)
         log.info("; ".join(f"{name} {count:,}" for name, count in counts.items()))
+        for sentence in unknown_groups(found):
+            log.info(sentence)
         for sentence in doubts(found):
             log.warning(sentence)
     if found.suggested is not None and len(found.suggested):
@@ -141,7 +143,7 @@ def page_of(found: Found, title: str, naming: Naming = Naming()) -> report.Annot
         umap=found.umap[rows] if found.umap is not None else None,
         overlap=work.overlap,
         warnings=work.warnings,
-        notes=found.notes + expected(found),
+        notes=found.notes + expected(found) + unknown_groups(found),
         settings=work.settings,
         versions=versions(),
         command=found.uns["command"],
@@ -176,6 +178,19 @@ def expected(found: Found) -> list[str]:
         f"{UNKNOWN} are cells that no type explains. Of the cells of known types about {share:.0%} are expected among "
         "them, for that share was asked for; where the labels come from another dataset it can be more."
     ]
+
+
+def unknown_groups(found: Found) -> list[str]:
+    """What the groups of unknown cells are: a sentence with their sizes and genes, none where there is one group."""
+    group = found.columns.get("unknown_group")
+    if group is None or len(group.categories) < 2:
+        return []
+    count = pd.Series(group).value_counts()
+    said = []
+    for name in group.categories:
+        genes = ", ".join(markers_of(found, name)["gene"].head(GENES_OF_GROUP)) or "no gene of its own"
+        said.append(f"{name}: {count[name]:,} cells, {genes}")
+    return [f"{UNKNOWN} cells in groups: {'; '.join(said)}."]
 
 
 def names_of(found: Found) -> list[str]:

@@ -20,6 +20,7 @@ class Wishes:
 
     reference: Sequence[Path | str] = ()  # labelled datasets to learn from
     label_key: str | None = None
+    batch_key: str | None = None  # of the references: whole batches or donors are held out to set limits
     unlabeled: Sequence[str] = ()  # labels that mean a cell has none
     labels: Given | Path | None = None  # of a file of their own; the path until it is read
     markers: Markers | Path | None = None  # genes by which to find sure cells of each type; likewise
@@ -56,6 +57,8 @@ class Wishes:
                 "--unknown learns what is strange from ordinary labelled cells; the sure cells that --markers finds "
                 "are purer than others: leave --unknown out"
             )
+        if self.batch_key and not len(self.reference):
+            raise ValueError("--batch_key is a column of the references: name a --reference, or leave it out")
         own = "says what the query's own cells are"
         clashes = {
             "embed_only": "gives no labels" if self.embed_only else "",

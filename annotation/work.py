@@ -83,7 +83,8 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
     log.info(f"learning what the {min(len(cells), learn.FIT):,} cells are like")
     pairs = list(zip(references, labels.theirs, strict=True))
     labeller = learn.fit(
-        cells, embedder, labels.taught, labels.classes, pairs, error=wishes.unknown, seed=wishes.seed
+        cells, embedder, labels.taught, labels.classes, pairs, batches=batches_of(references, wishes.batch_key),
+        error=wishes.unknown, seed=wishes.seed,
     )  # fmt: skip
     if model is None and references and len(cells) >= road.FEW:
         shown = pretrain_here([cells], q.shared_genes([cells]), wishes.seed)
@@ -100,6 +101,7 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
         "query": str(cells.rows.path),
         "references": ", ".join(str(source.rows.path) for source in references),
         "label_key": wishes.label_key or "",
+        "batch_key": wishes.batch_key or "",
         "unlabeled": ", ".join(str(word) for word in wishes.unlabeled),
         "labels": str(wishes.labels.path) if wishes.labels else "",
         "markers": str(wishes.markers.path) if wishes.markers else "",
@@ -231,6 +233,22 @@ def labels_of(source: Source, wishes: Wishes, referred: bool) -> np.ndarray:  # 
             "or name a --reference"
         )
     return labels
+
+
+def batches_of(references: Sequence[Source], key: str | None) -> list[np.ndarray] | None:
+    """Of each reference the batch of its cells (R,); None where no column is named. ValueError where none has it."""
+    if not key:
+        return None
+    found = [source.rows.labels(key) for source in references]
+    if all(one is None for one in found):
+        columns = sorted({column for source in references for column in source.rows.columns})
+        raise ValueError(
+            f"{', '.join(source.where for source in references)}: no column {key!r} to take batches from; there are "
+            f"{', '.join(columns) or 'none'}. Name one with --batch_key, or leave it out"
+        )
+    count = sum(1 if one is None else len(set(one)) for one in found)
+    log.info(f"{count} batches of references" + ("" if count > 1 else ": one cannot be held out, parts of it are"))
+    return [np.zeros(len(source)) if one is None else one for source, one in zip(references, found, strict=True)]
 
 
 def types_of(texts: Sequence[np.ndarray], where: str) -> list[str]:
