@@ -274,6 +274,7 @@ def check_out(out: Path | None, labeller: Path | None, inputs: Sequence[Path]) -
         if labeller.is_dir():
             raise ValueError(f"--save_labeller {labeller} is a folder; name a file in it")
         refuse_same(f"--save_labeller {labeller}", labeller, [*inputs, *([out] if out else [])])
+        flags.check_folder(f"--save_labeller {labeller}", labeller.parent)
     if out is None:
         return
     if out.suffix != ".h5ad":
