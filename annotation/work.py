@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import utils
 from annotation import foreign, given_labels, marker_labels, road
 from annotation import labeller as learn
 from annotation.given_labels import Given
+from annotation.groups import Groups
 from annotation.labeller import Embedder, Labeller
 from annotation.wishes import Wishes
 from model import Encoder
@@ -27,9 +28,18 @@ from stages import embedding
 from voice import log
 
 UNKNOWN = "Unknown"
-OWN = "made of these cells"  # said of an encoder that is no checkpoint
+ON_THE_SPOT = "made of these cells"  # what is said of an encoder that is no checkpoint
 MANY_STRANGE = 0.15  # share of a query's cells; between technologies up to a tenth look strange that are not
 SPOT_CELLS = 6_000  # cells of a dataset that an encoder made on the spot is trained on
+
+
+@dataclass(frozen=True)
+class Centres:
+    """What the query's cells are held against one by one, in features (D); None where it is not asked for."""
+
+    voting: np.ndarray | None = None  # (K, D) of the small clusters that vote
+    unlike: np.ndarray | None = None  # (U, D) of the groups of cells that no type explains
+    grouped: Groups | None = None  # of cells that are to be named
 
 
 @dataclass
@@ -45,6 +55,9 @@ class Work:
     overlap: list[dict]
     warnings: list[str]
     settings: dict[str, Any]
+    names: list[str] = field(default_factory=list)  # of types, that the labels or markers name beside the classes
+    calibrated: bool = True  # not by marker genes, whose sure cells are no sample
+    centres: Centres | None = None  # made when the first cell is looked at
 
 
 @dataclass(frozen=True)
@@ -64,13 +77,14 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
     shared = q.shared_genes(everything)
     labels = None if wishes.markers and wishes.typed else cell_types(cells, references, wishes)
     checkpoint, overlap, made, corpus = encoder_for(everything, shared, model, wishes)
-    embedder = embedder_of(checkpoint, own=not references and made.startswith(OWN))
+    embedder = embedder_of(checkpoint, own=not references and made.startswith(ON_THE_SPOT))
     labels = labels or by_markers(cells, embedder, wishes)
     begin = time.perf_counter()
     log.info(f"learning what the {min(len(cells), learn.FIT):,} cells are like")
     pairs = list(zip(references, labels.theirs, strict=True))
     labeller = learn.fit(
-        cells, embedder, labels.taught, labels.classes, pairs, error=wishes.unknown, seed=wishes.seed
+        cells, embedder, labels.taught, labels.classes, pairs, batches=batches_of(references, wishes.batch_key),
+        error=wishes.unknown, seed=wishes.seed,
     )  # fmt: skip
     if references and (model is None or corpus is not None) and len(cells) >= road.FEW:
         shown = pretrain_here([cells], q.shared_genes([cells]), wishes.seed, corpus)
@@ -87,6 +101,7 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
         "query": str(cells.rows.path),
         "references": ", ".join(str(source.rows.path) for source in references),
         "label_key": wishes.label_key or "",
+        "batch_key": wishes.batch_key or "",
         "unlabeled": ", ".join(str(word) for word in wishes.unlabeled),
         "labels": str(wishes.labels.path) if wishes.labels else "",
         "markers": str(wishes.markers.path) if wishes.markers else "",
@@ -101,7 +116,14 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
     return Work(
         query=cells, references=list(references), wishes=wishes, labeller=labeller, known=labels.known,
         existing=labels.existing, overlap=overlap, warnings=warnings, settings=settings,
+        names=names_of(wishes), calibrated=wishes.markers is None,
     )  # fmt: skip
+
+
+def names_of(wishes: Wishes) -> list[str]:
+    """Types that a file of labels, or of marker genes, names."""
+    names = list(wishes.labels.names) if wishes.labels else []
+    return names + (wishes.markers.types if wishes.markers else [])
 
 
 def doubts(labeller: Labeller, unknown: float | None, name: str) -> list[str]:
@@ -213,6 +235,22 @@ def labels_of(source: Source, wishes: Wishes, referred: bool) -> np.ndarray:  # 
     return labels
 
 
+def batches_of(references: Sequence[Source], key: str | None) -> list[np.ndarray] | None:
+    """Of each reference the batch of its cells (R,); None where no column is named. ValueError where none has it."""
+    if not key:
+        return None
+    found = [source.rows.labels(key) for source in references]
+    if all(one is None for one in found):
+        columns = sorted({column for source in references for column in source.rows.columns})
+        raise ValueError(
+            f"{', '.join(source.where for source in references)}: no column {key!r} to take batches from; there are "
+            f"{', '.join(columns) or 'none'}. Name one with --batch_key, or leave it out"
+        )
+    count = sum(1 if one is None else len(set(one)) for one in found)
+    log.info(f"{count} batches of references" + ("" if count > 1 else ": one cannot be held out, parts of it are"))
+    return [np.zeros(len(source)) if one is None else one for source, one in zip(references, found, strict=True)]
+
+
 def types_of(texts: Sequence[np.ndarray], where: str) -> list[str]:
     """The types among labels, sorted; ValueError where there is only one, or one is called Unknown."""
     classes = sorted({str(label) for labels in texts for label in set(labels)} - {""})
@@ -255,11 +293,11 @@ def encoder_for(
         corpus = checkpoint if checkpoint.shares is not None else None
         if corpus is None or len(everything) > 1 or len(everything[0]) < road.FEW:
             return checkpoint, overlap, f"{model}, {checkpoint.recipe}", corpus
-        made = f"{OWN}, with {model} as a prior"
+        made = f"{ON_THE_SPOT}, with {model} as a prior"
     else:
         least = min(len(source.genes) for source in everything)
         overlap = [q.own_overlap(source, shared, least) for source in everything]
-        made = OWN
+        made = ON_THE_SPOT
     return pretrain_here(everything, shared, wishes.seed, corpus), overlap, made, corpus
 
 
