@@ -30,6 +30,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 
 import data_loader as data
+import ranks
 import recipes
 import utils
 from files import fingerprint
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return flags.run(command, parser(), argv, check_paths=flags.check_paths)
 
 
+@ranks.joined()
 def command(args: argparse.Namespace) -> None:
     """Both arms of every labelled dataset clustered; the table; then the pictures."""
     if args.umap != "none":
@@ -56,21 +58,24 @@ def command(args: argparse.Namespace) -> None:
     checkpoint = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list)
     checkpoint.encoder.to(device)
     where = flags.fill(utils.Data, args)
-    entries = where.entries("there are no types to compare with")
+    with ranks.one_first():
+        entries, orthologs = where.entries("there are no types to compare with"), where.orthologs()
     names = [entry.name for entry in entries]
     if args.umap and args.umap not in (*names, "none"):
         raise ValueError(f"--umap {args.umap} is not among the labelled datasets of this run: {', '.join(names)}")
-    orthologs = where.orthologs()
     seeds = [args.seed + repeat for repeat in range(SEEDS)]
     identity = identity_of(where, checkpoint, fingerprint(orthologs), args.seed)
     path = utils.clustering_results(args.save_result)
     table = utils.ResultTable.of(path, entries, seeds, identity, utils.CLUSTER_COLUMNS)
     left = utils.unfinished({"clus": table})
-    for entry in (entry for entry in entries if entry.name in left):
+    for entry in (entry for entry in utils.mine(entries) if entry.name in left):
         dataset = where.prepare(entry, orthologs, data.log_normalised)
         data.report_overlap(dataset.names, checkpoint.genes, "the checkpoint")
         runs = {(arm, seed) for seed, of_seed in left[entry.name].items() for _, arm in of_seed}
         test(dataset, points_of(dataset, checkpoint, args.seed), seeds, runs, table)
+    ranks.gathered(None)
+    if not ranks.first():
+        return
     log.log(RESULT, score.table(table.rows(), utils.ARMS, score.CLUSTER_METRICS))
     log.log(RESULT, f"{path} written")
     if args.umap != "none":

@@ -22,8 +22,10 @@ if __name__ == "__main__":
     flags.answer(parser(), flags.check_paths)
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import data_loader as data
+import ranks
 import recipes
 import utils
 from files import fingerprint
@@ -35,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return flags.run(command, parser(), argv, check_paths=flags.check_paths)
 
 
+@ranks.joined()
 def command(args: argparse.Namespace) -> None:
     """Both arms under each classifier on every labelled dataset, on the splits of main.py; then the tables."""
     device = utils.pick_device(args.cuda)
@@ -42,7 +45,8 @@ def command(args: argparse.Namespace) -> None:
     checkpoint = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list)
     checkpoint.encoder.to(device)
     where, splits = flags.fill(utils.Data, args), flags.fill(utils.Splits, args)
-    entries, orthologs = where.entries("there is nothing to train a classifier on"), where.orthologs()
+    with ranks.one_first():
+        entries, orthologs = where.entries("there is nothing to train a classifier on"), where.orthologs()
     tables = {}
     for kind in flags.CLASSIFIERS if args.clf == "all" else (args.clf,):
         identity = identity_of(kind, where, checkpoint, splits, fingerprint(orthologs), args.tuned)
@@ -50,13 +54,16 @@ def command(args: argparse.Namespace) -> None:
         tables[kind] = utils.ResultTable.of(path, entries, splits.seeds, identity)
     left = utils.unfinished(tables)
     unsettled: Counter[str] = Counter()
-    for entry in (entry for entry in entries if entry.name in left):
+    for entry in (entry for entry in utils.mine(entries) if entry.name in left):
         dataset = where.prepare(entry, orthologs, data.log_normalised)
         data.report_overlap(dataset.names, checkpoint.genes, "the checkpoint")
         for seed, runs in left[entry.name].items():
             parts = splits.of(dataset, seed)
             arms = arms_of_split(dataset, checkpoint, parts, seed)
             unsettled += test(dataset, arms, parts, seed, runs, tables, args.tuned)
+    unsettled = sum(ranks.gathered(unsettled), Counter())
+    if not ranks.first():
+        return
     for kind, table in tables.items():
         words = f"{kind}{', tuned' if args.tuned else ''}"
         log.log(RESULT, f"\n{words}:{score.table(table.rows(), utils.ARMS, score.METRICS)}")
@@ -125,8 +132,9 @@ def test_arm(
     """The scores of one classifier on the test cells, and whether its solver converged."""
     begin = time.perf_counter()
     labels = dataset.types.labels
-    fitted = off_the_shelf.fit(kind, points[0], labels[parts.train], seed=seed, tuned=tuned)
-    outputs = fitted.outputs(points[1], len(dataset.types.classes))  # (n_test, L)
+    with threadpool_limits(1, user_api="blas"):  # the same digits on any number of cores
+        fitted = off_the_shelf.fit(kind, points[0], labels[parts.train], seed=seed, tuned=tuned)
+        outputs = fitted.outputs(points[1], len(dataset.types.classes))  # (n_test, L)
     row: dict[str, object] = {"n_train": len(parts.train), "n_test": len(parts.test)}
     row |= score.scores(labels[parts.test], outputs)
     return row | {"seconds": time.perf_counter() - begin}, fitted.converged

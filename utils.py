@@ -12,9 +12,11 @@ import pandas as pd
 import torch
 
 import data_loader as data
+import ranks
 from files import fingerprint, locked, whole
 from model import Encoder
 from reading import catalogue
+from reading.guard import regular
 from stages import score
 from voice import log
 
@@ -35,10 +37,18 @@ def seed_everything(seed: int) -> None:
 
 
 def pick_device(cuda: bool) -> torch.device:
-    """The device a run asks for. Raises ValueError where it asks for CUDA and there is none."""
-    if cuda and not torch.cuda.is_available():
+    """The device a run asks for, with torchrun a GPU for each process. Raises ValueError where there are too few."""
+    if not cuda:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise ValueError("--cuda: PyTorch sees no CUDA device here; leave --cuda out to run on the CPU")
-    return torch.device("cuda" if cuda else "cpu")
+    if ranks.size() == 1:
+        return torch.device("cuda")
+    if ranks.local() >= torch.cuda.device_count():
+        cards = torch.cuda.device_count()
+        raise ValueError(f"--cuda: a GPU for each process is needed; use torchrun --nproc_per_node {cards}")
+    torch.cuda.set_device(ranks.local())
+    return torch.device("cuda", ranks.local())
 
 
 # -- data ----------------------------------------------------------------
@@ -124,9 +134,9 @@ class Checkpoint:
     datasets: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     history: list[float] = field(default_factory=list)
-    shares: torch.Tensor | None = None  # (G,) float32, the genes' signal shares in the corpus; None: not known
     run: str = ""  # what its training depended on, weights to start from included; "": not known
     asked: str = ""  # the same without these weights, but with its length: what was asked for
+    shares: torch.Tensor | None = None  # (G,) float32, the genes' signal shares in the corpus; None: not known
 
     def identity(self) -> str:
         """A hash of weights, genes and shares: results made with others are not this checkpoint's."""
@@ -200,6 +210,7 @@ def load_checkpoint(path: Path, *, gene_list: Path | None = None) -> Checkpoint:
     if not path.exists():
         line = f"python main.py --is_pretrain --kmeans --save_model {path}"
         raise FileNotFoundError(f"there is no checkpoint {path}; make it with: {line}")
+    regular(path, str(path))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds for a damaged or foreign file
@@ -300,6 +311,7 @@ def load_state(path: Path, identity: str) -> dict[str, Any] | None:
     """Where an interrupted run stood, None where there is none. Raises ValueError for another run's state."""
     if not path.exists():
         return None
+    regular(path, str(path))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         same = content["identity"] == identity
@@ -336,6 +348,8 @@ def is_finished(path: Path, start: Checkpoint | None, run: str, asked: str, *, r
 
 def _run_of(state: Path) -> str:
     """The identity of the run that a state is of, "" for a damaged one: what to do with it is said by load_state."""
+    if not state.is_file():
+        return ""
     try:
         return str(torch.load(state, map_location="cpu", weights_only=True)["identity"])
     except Exception:
@@ -351,6 +365,7 @@ def read_results(path: Path, columns: Sequence[str] = RESULT_COLUMNS) -> pd.Data
     """
     if not Path(path).exists():
         return pd.DataFrame(columns=list(columns))
+    regular(path, str(path))
     try:
         table = pd.read_csv(path, dtype={"dataset": str, "arm": str, "run": str}, keep_default_na=False)
     except (ValueError, OverflowError) as error:  # pandas' own kinds and UnicodeDecodeError are ValueErrors
@@ -441,6 +456,11 @@ class ResultTable:
         """Add the row of a wanted run, or one that goes with it."""
         run = self.wanted[row["dataset"], run_of(row["arm"]), row["seed"]]
         write_result(self.path, row | {"run": run}, self.columns)
+
+
+def mine(entries: Sequence[data.Entry]) -> list[data.Entry]:
+    """The datasets that this process tests; with torchrun each is tested by one, large ones first to be dealt."""
+    return ranks.mine(entries, [sum(size for _, size, _ in data.stamp_of(entry.path)) for entry in entries])
 
 
 def run_of(arm: str) -> str:

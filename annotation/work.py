@@ -28,7 +28,7 @@ from stages import embedding
 from voice import log
 
 UNKNOWN = "Unknown"
-ON_THE_SPOT = "made of these cells"  # what is said of an encoder that is no checkpoint
+ON_THE_SPOT = "made of these cells"  # said of an encoder that is no checkpoint
 MANY_STRANGE = 0.15  # share of a query's cells; between technologies up to a tenth look strange that are not
 SPOT_CELLS = 6_000  # cells of a dataset that an encoder made on the spot is trained on
 
