@@ -240,7 +240,7 @@ def taught(path: Path, words: dict, arrays: dict[str, np.ndarray], cells: Source
         f"{len(classes)} types"
     )
     model = learn.teach(cells, embedder, classes, lessons, error=wishes.unknown, seed=wishes.seed)
-    if words["work"]["settings"]["checkpoint"] == ON_THE_SPOT and len(cells) >= road.FEW:
+    if words["work"]["settings"]["checkpoint"].startswith(ON_THE_SPOT) and len(cells) >= road.FEW:
         model = replace(
             model, shown=embedder_of(pretrain_here([cells], q.shared_genes([cells]), wishes.seed), own=True)
         )
