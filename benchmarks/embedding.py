@@ -12,6 +12,7 @@ itself where it is installed), these by Harmony where the file names batches. Wi
 Measures: adjusted Rand index of Leiden at resolution 1 and at the best of one grid, of k-means with the true number of
 types, mutual information of that, silhouette of the true types, macro F1 of 5 nearest neighbours from 5 and 20 labels a
 type, share of a cell's 15 neighbours with its type. Intervals: bootstrap over datasets. Leiden needs scanpy and igraph.
+With --out the numbers of a dataset are appended as they come, and a run goes on where an earlier one stopped.
 """
 
 # ruff: noqa: E402  the project's folder comes first
@@ -64,7 +65,6 @@ RESOLUTIONS = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0)
 MEASURES = ("knn 5", "knn 20", "purity", "leiden 1", "leiden best", "k-means", "nmi", "silhouette")
 TISSUES = {"PBMC": ("PBMC", "Kang", "Zheng", "Hao", "Treg"), "Tian": ("Tian",), "islets": ("Baron", "panc8", "Xin")}
 BATCHES = ("batch", "donor", "tech", "technology", "plate", "individual")  # columns Harmony may take
-PRIOR_CELLS = 100  # cells of the target that the signal shares of a corpus are worth
 CORPUS_DIMENSIONS = 50  # of the frozen encoder
 NEIGHBOURS = 15  # of a cell, for purity and for Leiden's graph
 SPLITS = {5: 20, 20: 10}  # labels a type: random splits
@@ -105,7 +105,7 @@ def linear(weight: np.ndarray, bias: np.ndarray) -> Map:
 
 
 def ours(cells: Cells, prior: np.ndarray | None = None) -> Map:
-    return linear(*embedding.fit([cells.x], prior=prior, prior_cells=PRIOR_CELLS if prior is not None else 0))
+    return linear(*embedding.own(cells.x, prior=prior))
 
 
 def components(dimensions: int) -> Callable[[Cells], Map]:
@@ -223,10 +223,12 @@ def compared(dataset: Cells, corpus: tuple | None) -> dict[str, dict[str, float]
     for arm, fit in ARMS.items():
         points = (ours(cells, prior_of(cells, corpus)) if corpus and arm == "ours" else fit(cells))(cells.x)
         out[arm] = measures(points, cells.labels)
+        if arm == "ours" and points.shape[1] > embedding.DIMENSIONS:
+            out["ours, no faint dimensions"] = measures(points[:, : embedding.DIMENSIONS], cells.labels)
         if arm == VARIABLE and harmonypy and cells.batches is not None:
             out[f"{VARIABLE}, Harmony"] = measures(harmony(points, cells.batches), cells.labels)
     if corpus:
-        out["ours, without the corpus"] = measures(ours(cells)(cells.x), cells.labels)
+        out["ours, no corpus"] = measures(ours(cells)(cells.x), cells.labels)
         out["frozen encoder"] = measures(cells.x @ encoder_of(cells, corpus).T, cells.labels)
     return out
 
@@ -360,6 +362,7 @@ def load(folder: Path, names: Sequence[str] | None, most: int) -> list[Cells]:
     with contextlib.redirect_stdout(io.StringIO()):
         table = catalogue.orthologs(folder, offline=True)
         entries = [entry for entry in catalogue.read_catalogue(folder) if entry.path is not None]
+        entries = [entry for entry in entries if not names or entry.name in names]
         named = data.gene_names(entries, table)
     out = []
     for one in named:
@@ -403,7 +406,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--setting", choices=SETTINGS, default=SETTINGS[0], help="default: %(default)s")
     parser.add_argument("--datasets", metavar="A,B", help="these only; a corpus has all others all the same")
     parser.add_argument("--most", type=int, default=2000, help="cells of a dataset (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="a CSV of every dataset's numbers")
+    parser.add_argument("--out", type=Path, help="a CSV of every dataset's numbers, gone on with where it is there")
     args = parser.parse_args(argv)
     warnings.filterwarnings("ignore")
     return measure(
@@ -412,32 +415,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(folder: Path, setting: str, names: list[str] | None, most: int, out: Path | None) -> int:
-    datasets = load(folder, names, most)
+    alone = setting in ("spot", "invented", "halves")
+    datasets = load(folder, names if alone else None, most)
     tested = [one for one in datasets if one.labels is not None and (not names or one.name in names)]
     if setting == "size":
         tested = [one for one in tested if one.x.shape[0] >= LEAST_CELLS]
-    corpora = Corpora(datasets) if setting in ("unseen", "seen", "size") else None
-    if setting == "invented":
+    if setting == "invented" and not names:
         tested += [homogeneous(cells, depth) for cells, depth in ((1000, 3000), (1000, 800), (300, 3000))]
-    rows = []
+    frame = pd.read_csv(out) if out and out.exists() else pd.DataFrame(columns=["dataset", "arm"])
+    tested = [one for one in tested if one.name not in set(frame["dataset"])]
+    tested.sort(key=lambda one: family(one.name))  # a corpus serves its family
+    corpora = Corpora(datasets) if tested and setting in ("unseen", "seen", "size") else None
     for one in tested:
         begin = time.perf_counter()
-        if setting == "invented" and one.labels is None:  # simulated: nothing to permute
-            cells = one.measured()
-            found = {arm: islands(ARMS[arm](cells)(cells.x)) for arm in ("ours", "15 PCs", "50 PCs")}
-        elif setting in ("invented", "halves"):
-            found = (invented if setting == "invented" else halves)(one)
-        elif setting == "size":
-            found = by_size(one, corpora.without(family(one.name)))
-        else:
-            found = compared(
-                one, corpora.without(family(one.name) if setting == "unseen" else None) if corpora else None
-            )
-        rows += [{"dataset": one.name, "arm": arm, **values} for arm, values in found.items()]
+        found = measured(one, setting, corpora)
+        rows = pd.DataFrame([{"dataset": one.name, "arm": arm, **values} for arm, values in found.items()])
+        frame = pd.concat([frame, rows]) if len(frame) else rows
+        if out:
+            frame.to_csv(out, index=False)
         print(f"{one.name}: {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
-    frame = pd.DataFrame(rows)
-    if out:
-        frame.to_csv(out, index=False)
     if setting != "size":
         report(frame)
         return 0
@@ -448,8 +444,23 @@ def measure(folder: Path, setting: str, names: list[str] | None, most: int, out:
     return 0
 
 
+def measured(one: Cells, setting: str, corpora: "Corpora | None") -> dict[str, dict[str, float]]:
+    """The numbers of each arm on one dataset."""
+    if setting == "invented" and one.labels is None:  # simulated: nothing to permute
+        cells = one.measured()
+        return {arm: islands(ARMS[arm](cells)(cells.x)) for arm in ("ours", "15 PCs", "50 PCs")}
+    if setting in ("invented", "halves"):
+        return (invented if setting == "invented" else halves)(one)
+    if corpora is None:
+        return compared(one, None)
+    left_out = family(one.name)
+    if setting == "size":
+        return by_size(one, corpora.without(left_out))
+    return compared(one, corpora.without(left_out if setting == "unseen" else None))
+
+
 class Corpora:
-    """The corpus without a family, made once for each."""
+    """The corpus without a family; the last one is kept."""
 
     def __init__(self, datasets: list[Cells]):
         self.datasets = datasets
@@ -460,6 +471,7 @@ class Corpora:
 
     def without(self, left_out: str | None) -> tuple:
         if left_out not in self.made:
+            self.made.clear()
             kept = [one for one in self.datasets if family(one.name) != left_out]
             self.made[left_out] = corpus_of(kept, self.shares, self.genes)
         return self.made[left_out]
