@@ -237,10 +237,10 @@ def taught(path: Path, words: dict, arrays: dict[str, np.ndarray], cells: Source
         f"{len(classes)} types"
     )
     model = learn.teach(cells, embedder, classes, lessons, error=wishes.unknown, seed=wishes.seed)
-    if words["work"]["settings"]["checkpoint"] == ON_THE_SPOT and len(cells) >= road.FEW:
-        model = replace(
-            model, shown=embedder_of(pretrain_here([cells], q.shared_genes([cells]), wishes.seed), own=True)
-        )
+    existing = cells.labels(wishes.label_key, wishes.unlabeled)
+    if words["work"]["settings"]["checkpoint"].startswith(ON_THE_SPOT) and len(cells) >= road.FEW:
+        shown = pretrain_here([cells], q.shared_genes([cells]), wishes.seed, what=f"a map of {cells.name} alone")
+        model = replace(model, shown=embedder_of(shown, own=True))
     warnings = doubts(model, wishes.unknown, cells.name) + cells.warnings
     for sentence in warnings:
         log.warning(sentence)
@@ -249,7 +249,7 @@ def taught(path: Path, words: dict, arrays: dict[str, np.ndarray], cells: Source
     }  # fmt: skip
     return Work(
         query=cells, references=[], wishes=wishes, labeller=model, known=np.full(len(cells), -1), settings=settings,
-        existing=cells.labels(wishes.label_key, wishes.unlabeled), overlap=[overlap], warnings=warnings,
+        existing=existing, overlap=[overlap], warnings=warnings,
         names=words["work"]["names"], calibrated=words["work"]["calibrated"],
     )  # fmt: skip
 
