@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from voice import heard
 
@@ -58,7 +59,7 @@ def first() -> bool:
 def joined() -> Iterator[None]:
     """All processes of the run in one group while the block runs (or the function it decorates); the first is heard.
 
-    Raises OSError in the first one where another is gone; the others then end without a word.
+    Where another process is gone this one ends, with exit code 2; the first says why.
     """
     if size() == 1:
         yield
@@ -73,7 +74,7 @@ def joined() -> Iterator[None]:
         except RuntimeError as error:
             if not _of_the_group(error):
                 raise
-            raise _end() from error
+            _leave()
         finally:
             signal.signal(signal.SIGTERM, before)
             if dist.is_initialized():
@@ -87,11 +88,16 @@ def _of_the_group(error: RuntimeError) -> bool:
 
 
 def _stopped(number: int, frame: object) -> None:
-    raise _end()
+    _leave()
 
 
-def _end() -> BaseException:
-    return OSError(ENDED) if first() else SystemExit(2)
+def _leave() -> NoReturn:
+    """End at once: a group that has lost a member may wait for it once more when it is taken down, for ever."""
+    if first():
+        print(f"error: {ENDED}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
 
 
 # -- who does what ----------------------------------------------------------------

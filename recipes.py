@@ -107,9 +107,10 @@ class Paper:
         points: Any
         if encoder is None:
             points = matrix if device.type == "cpu" else SparseRows(matrix, device)
+        elif device.type == "cpu":
+            points = embed_counts(encoder, matrix)
         else:
-            found = embed(encoder, SparseRows(matrix, device, log1p=True))
-            points = found.numpy() if device.type == "cpu" else found
+            points = embed(encoder, SparseRows(matrix, device, log1p=True))
         return cluster.pseudo_labels(
             points, self.sizes(matrix.shape[0]), method=method_of(self), seed=self.seed, spread=False
         )
