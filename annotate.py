@@ -12,6 +12,8 @@ python annotate.py --query cells.h5ad --markers markers.csv --out annotated.h5ad
     the types come from marker genes: type,gene[,sign]
 python annotate.py --query cells.h5ad --out annotated.h5ad --embed_only
     no types, just the embedding for scanpy
+python annotate.py --query new.h5ad --labeller kept.labeller --out annotated.h5ad
+    the types come from what an earlier run kept with --save_labeller kept.labeller
 
 Query and references: .h5ad, .h5mu, .zarr, 10x .h5 or filtered_feature_bc_matrix/, folders of kallisto, alevin-fry and
 Parse, Cell BLAST .h5, .csv/.tsv(.gz), .loom.
@@ -34,12 +36,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flags
-from annotation.wishes import GROUPS, Wishes
+from annotation.wishes import Wishes
 
-VALUES = (  # what the numbers may be: the names of reading.normalize, which takes long to import
-    *("counts", "cp10k", "cpm", "tpm", "log1p", "log1p_cpm", "log1p_counts"),
-    *("log2", "log2_cp10k", "log2_cpm", "log2_tpm10", "log2_counts", "log10"),
-)
 PREFIX = "scpretrain"
 BESIDE = {  # what lies beside the .h5ad
     "table": ".csv",
@@ -54,108 +52,22 @@ LARGE = 500_000_000  # bytes: a longer copy says so
 def build_parser() -> flags.Parser:
     """The flags of this command."""
     parser = flags.Parser(__doc__)
-    add_cells(parser)
-    add_how(parser)
+    for group in (flags.labelled_cells, flags.labelling):
+        group(parser)
     return parser
 
 
-def add_cells(parser: flags.Parser) -> None:
-    """What is labelled, and what says the types."""
-    cells = parser.add_argument_group("cells")
-    cells.add_argument("--query", type=Path, required=True, metavar="FILE", help="the cells to label")
-    cells.add_argument(
-        "--reference",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="labelled datasets to learn the types from",
-    )
-    cells.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="the .h5ad to write; a .csv and a .html lie beside it"
-    )
-    cells.add_argument(
-        "--label_key", metavar="COLUMN", help="the column of cell types (default: cell_ontology_class, else cell_type)"
-    )
-    cells.add_argument(
-        "--unlabeled", nargs="+", default=[], metavar="LABEL",
-        help="labels that mean a cell has none, such as Unknown; empty and NaN always do",
-    )  # fmt: skip
-    cells.add_argument(
-        "--explore", type=flags.count, nargs="?", const=GROUPS, default=0, metavar="N",
-        help=f"no labels yet: about N groups of cells (default: {GROUPS}), and a page to name them on",
-    )  # fmt: skip
-    cells.add_argument(
-        "--labels", type=Path, metavar="FILE",
-        help="a table of labels: cell,cell_type or group,cell_type (groups of --explore); goes before --label_key",
-    )  # fmt: skip
-    cells.add_argument(
-        "--markers", type=Path, metavar="FILE",
-        help="marker genes of the types: type,gene[,sign]; or genes x types of 0 and 1; or scType's lists. With "
-        "--explore they propose names",
-    )  # fmt: skip
-    cells.add_argument("--embed_only", action="store_true", help="no labels, only the embedding")
-    flags.keep(cells, "--species", choices=("human", "mouse"), help="of the query (default: told from its gene names)")
-    cells.add_argument("--reference_species", choices=("human", "mouse"), help="of the references (default: likewise)")
-    flags.keep(cells, "--values", choices=VALUES, help="what the query's numbers are (default: found out)")
-    flags.keep(
-        cells, "--layer", metavar="NAME", help="the query's matrix to use: X, raw or a layer (default: found out)"
-    )
-    flags.keep(cells, "--modality", metavar="NAME", help="of a .h5mu query (default: rna, gex or the only one)")
-    flags.keep(
-        cells,
-        "--force",
-        action="store_true",
-        help="go on with doubled gene names, or under 10 %% of the checkpoint's genes",
-    )
-
-
-def add_how(parser: flags.Parser) -> None:
-    """How it is done, and what is written."""
-    how = parser.add_argument_group("how")
-    flags.keep(
-        how,
-        "--pretrained_model",
-        type=Path,
-        metavar="FILE",
-        help="checkpoint (default: one is made of query and references)",
-    )
-    flags.keep(how, "--gene_list", type=Path, metavar="FILE", help="genes of a published bare checkpoint")
-    how.add_argument(
-        "--unknown", type=float, nargs="?", const=0.05, metavar="SHARE",
-        help="call cells Unknown that no known type explains, wrongly so for at most about this share of the known "
-        "ones (0.05 where no number is given; default: off)",
-    )  # fmt: skip
-    how.add_argument(
-        "--consensus", action=argparse.BooleanOptionalAction, default=True, help="let small clusters vote (default: on)"
-    )
-    how.add_argument(
-        "--suggest", type=flags.natural, default=0, metavar="N", help="list the N cells whose labels would help most"
-    )
-    how.add_argument(
-        "--probabilities", action="store_true", help="write the probability of every type for every cell too"
-    )
-    how.add_argument("--umap", action=argparse.BooleanOptionalAction, default=True, help="compute a UMAP (default: on)")
-    how.add_argument(
-        "--report", action=argparse.BooleanOptionalAction, default=True, help="write the .html (default: on)"
-    )
-    flags.keep(how, "--data_dir", type=Path, default=Path("dataset"), metavar="DIR", help="where the ortholog table is")
-    flags.keep(how, "--offline", action="store_true", help="never touch the network")
-    flags.keep(how, "--seed", type=flags.natural, default=0, help="every chance comes from it (default: 0)")
-    flags.talking(how)
-
-
 if __name__ == "__main__":
-    flags.answer(build_parser(), flags.check_files, flags.check_fill(Wishes))
+    flags.answer(build_parser(), flags.check_files, flags.check_labelling(Wishes))
 
 import h5py
 import numpy as np
 
 import utils
-from annotation import given_labels, marker_labels, report, write_h5ad
+from annotation import given_labels, keep, marker_labels, report, shards, write_h5ad
 from annotation.outcome import SLOW, Found, label, progress
 from annotation.page import Naming, about, page_of, probabilities_of, table_of, tell
-from annotation.work import learn_from
+from annotation.work import Work, learn_from
 from files import whole, writable
 from reading import catalogue
 from reading import source as q
@@ -170,8 +82,22 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     run = lambda args: command(args, argv)  # noqa: E731
-    check = flags.check_fill(Wishes)
+    check = flags.check_labelling(Wishes)
     return flags.run(run, build_parser(), argv, check=check, check_paths=flags.check_files)
+
+
+def learn(cells: Source, references: Sequence[Source], model: Path | None, wishes: Wishes) -> Work:
+    """What is known before the first cell is labelled: from a labeller's file, or learnt here; kept where asked."""
+    if wishes.labeller is None:
+        work = learn_from(cells, references, model, wishes)
+    elif model is not None:
+        raise ValueError("--labeller brings its encoder: leave it out, or leave --pretrained_model out")
+    else:
+        whole_work = wishes.shard is None or wishes.save_labeller is not None
+        work = keep.work_with(wishes.labeller, cells, wishes, whole_work=whole_work)
+    if wishes.save_labeller is not None:
+        keep.save(wishes.save_labeller, work)
+    return work
 
 
 def annotate_cells(
@@ -186,8 +112,11 @@ def annotate_cells(
 
     sink: handed the width H, gives what takes the embedding (N, H) by slices.
     """
-    work = learn_from(cells, references, model, wishes)
-    found = label(work, sink(work.labeller.width))
+    work = learn(cells, references, model, wishes)
+    if wishes.merge is None:
+        found = label(work, sink(work.labeller.width))
+    else:
+        found = shards.joined(work, wishes.merge, sink)
     found.uns = about(found, command)
     tell(found)
     return found
@@ -196,7 +125,8 @@ def annotate_cells(
 # -- files ----------------------------------------------------------------
 def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
     """The door for files: open, annotate, write."""
-    check_out(args.out, [path for path in (args.query, *args.reference, args.labels, args.markers) if path])
+    inputs = [args.query, *args.reference, args.labels, args.markers, args.labeller, *(args.merge or ())]
+    check_out(args.out, args.save_labeller, [path for path in inputs if path])
     given = given_labels.read(args.labels, args.label_key) if args.labels else None
     for path in (args.query, *args.reference):
         format_of(path)  # before anything is fetched
@@ -210,6 +140,13 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
         )
         markers = markers_of(args.markers, cells, table, table_of_genes) if args.markers else None
         wishes = replace(flags.fill(Wishes, args), labels=given, markers=markers)
+        if wishes.merge is not None:
+            wishes = replace(wishes, merge=wishes.merge or shards.found_beside(args.out))
+        if args.out is None or wishes.shard:
+            work = learn(cells, references, args.pretrained_model, wishes)
+            if wishes.shard:
+                shards.write(shards.path_of(args.out, wishes.shard), work, wishes.shard)
+            return
         beside = beside_of(args.out, wishes, args.report)
         parts = {path: stack.enter_context(whole(path)) for path in (args.out, *beside.values())}
 
@@ -331,18 +268,29 @@ def naming_after(query: Path, out: Path, line: Callable[[str], str]) -> Naming:
     return Naming(line(words), f"{out.stem}.labels.csv", out.with_suffix(".csv").name)
 
 
-def check_out(out: Path, inputs: Sequence[Path]) -> None:
-    """ValueError where `out` or a file beside it would overwrite an input, or cannot be written."""
+def check_out(out: Path | None, labeller: Path | None, inputs: Sequence[Path]) -> None:
+    """ValueError where `out`, a file beside it, or a labeller would overwrite an input, or cannot be written."""
+    if labeller is not None:
+        if labeller.is_dir():
+            raise ValueError(f"--save_labeller {labeller} is a folder; name a file in it")
+        refuse_same(f"--save_labeller {labeller}", labeller, [*inputs, *([out] if out else [])])
+    if out is None:
+        return
     if out.suffix != ".h5ad":
         raise ValueError(f"--out {out} must end in .h5ad, that is what is written")
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder; name a file in it")
     for path in (out, *(out.with_suffix(end) for end in BESIDE.values())):
-        for other in inputs:
-            if path.exists() and other.exists() and path.samefile(other) or path.absolute() == other.absolute():
-                raise ValueError(f"--out {out} would overwrite the input {other}; name another file")
+        refuse_same(f"--out {out}", path, inputs)
     if not writable(out.parent):
         raise ValueError(f"--out {out}: the folder {out.absolute().parent} cannot be written; name another one")
+
+
+def refuse_same(flag: str, path: Path, inputs: Sequence[Path]) -> None:
+    """ValueError where a file to write is one of those that are read."""
+    for other in inputs:
+        if path.exists() and other.exists() and path.samefile(other) or path.absolute() == other.absolute():
+            raise ValueError(f"{flag} would overwrite the input {other}; name another file")
 
 
 # -- notebooks ----------------------------------------------------------------
@@ -351,6 +299,7 @@ def annotate(
     reference: AnnData | Sequence[AnnData] = (),
     *,
     label_key: str | None = None,
+    batch_key: str | None = None,
     unlabeled: str | Sequence[str] = (),
     labels: str | Path | Mapping[Any, str] | None = None,
     markers: str | Path | None = None,
@@ -369,6 +318,8 @@ def annotate(
     report: str | Path | None = None,
     force: bool = False,
     seed: int = 0,
+    labeller: str | Path | None = None,
+    save_labeller: str | Path | None = None,
     data_dir: str | Path = "dataset",
     offline: bool = True,
     verbose: bool = True,
@@ -379,6 +330,7 @@ def annotate(
         adata: the cells to label, (N, G). It stays as it is; a backed one is read from its file, the copy is in memory.
         reference: one labelled AnnData to learn the types from, or several. None: the labels are in `adata`.
         label_key: the column of obs with cell types. Default: cell_ontology_class, else cell_type.
+        batch_key: the column of the references with batches or donors; whole ones are held out to set limits.
         unlabeled: label(s) that mean a cell has none, such as "Unknown"; empty and NaN always do.
         labels: a table of labels (a file cell,cell_type or group,cell_type), or a dict or Series cell -> type, or
             group -> type where obs has the scpretrain_group of explore.
@@ -397,6 +349,8 @@ def annotate(
         report: a file to write the page to, e.g. "annotated.html".
         force: go on with doubled gene names, or under 10 % of the checkpoint's genes.
         seed: every chance comes from it.
+        labeller: a file that save_labeller wrote: label by what was learnt then.
+        save_labeller: a file to keep in what was learnt.
         data_dir: where the ortholog table is. offline: never touch the network.
         verbose: say what is done on standard output; otherwise nothing is written there or to standard error.
     Returns:
@@ -406,6 +360,7 @@ def annotate(
     """
     wanted = dict(
         label_key=label_key,
+        batch_key=batch_key,
         unlabeled=[unlabeled] if isinstance(unlabeled, str) else list(unlabeled),
         embed_only=embed_only,
         explore=explore,
@@ -417,6 +372,8 @@ def annotate(
         gene_list=None if gene_list is None else Path(gene_list),
         force=force,
         seed=seed,
+        labeller=None if labeller is None else Path(labeller),
+        save_labeller=None if save_labeller is None else Path(save_labeller),
     )
     others = [reference] if hasattr(reference, "obs_names") else list(reference)
     wanted["reference"] = tuple(f"reference {i}" for i in range(1, len(others) + 1))

@@ -1,19 +1,23 @@
 """Cells of many datasets: the genes they share, cached matrices on those genes, cell types, splits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
 from files import Cache, fingerprint, stamp, writable
 from reading import align, normalize
 from reading.catalogue import Entry
 from reading.cells import FORMATS, Cells, Unreadable, format_of, kind_of_names, open_rows, read
+from reading.matrix import refuse_negative
 from reading.names import no_types
 from reading.source import LOW_OVERLAP, look
 from voice import log
+
+WHOLE_UP_TO = 32 << 20  # stored entries, 0.25 GB: a dataset of more is read and aligned by blocks of rows
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,9 @@ def aligned(
     """
     entry = names.entry
 
-    def make() -> csr_matrix:
-        counts = load(entry, **values).counts
-        return align.align(normalised(counts, normalise, entry), names.genes, genes)
+    def make() -> Iterator[csr_matrix]:
+        for counts in blocks_of(entry, normalise, **values):
+            yield align.align(counts, names.genes, genes)
 
     key = (
         str(entry.path.resolve()),
@@ -115,6 +119,27 @@ def aligned(
         sorted(values.items()),
     )
     return cache.matrix("aligned", entry.name, key, make)
+
+
+def blocks_of(
+    entry: Entry, normalise: Callable[..., csr_matrix] | None = None, **values: object
+) -> Iterator[csr_matrix]:
+    """A dataset's values (B, G) on the file's own genes, row blocks in order; one block where the whole is small.
+
+    What its numbers are is told by the same cells either way, so the blocks hold what the whole would.
+    """
+    with open_rows(entry.path, name=entry.name, **reader_options(entry, **values)) as rows:
+        if rows.streamed and rows.entries > WHOLE_UP_TO:
+            sample = (
+                None
+                if normalise is None
+                else vstack([rows.rows(i, i + 1) for i in normalize.sample_of(rows.n_cells)], format="csr")
+            )
+            for _, counts in rows.blocks():
+                refuse_negative(counts, rows.where, rows.note.split(",")[0], rows.remedy)
+                yield normalised(counts, normalise and partial(normalise, sample=sample), entry)
+            return
+    yield normalised(load(entry, **values).counts, normalise, entry)
 
 
 def stamp_of(path: Path) -> list[tuple]:
@@ -200,9 +225,12 @@ def normalised(counts: csr_matrix, normalise: Callable[[csr_matrix], csr_matrix]
         raise ValueError(f"{entry.name} ({entry.path}): {error}") from error
 
 
-def log_normalised(counts: csr_matrix) -> csr_matrix:
-    """Values (N, G) of any kind as log1p of counts scaled to 10,000 a cell; told what they are by their numbers."""
-    return normalize.to_log1p(counts, normalize.detect(counts))
+def log_normalised(counts: csr_matrix, sample: csr_matrix | None = None) -> csr_matrix:
+    """Values (N, G) of any kind as log1p of counts scaled to 10,000 a cell; told what they are by their numbers.
+
+    sample (n, G): cells of the whole dataset, where `counts` are only some of its rows.
+    """
+    return normalize.to_log1p(counts, normalize.detect(counts if sample is None else sample))
 
 
 @dataclass(frozen=True)

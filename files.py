@@ -7,21 +7,23 @@ import os
 import re
 import secrets
 import shutil
+import socket
 import stat
-import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from filelock import FileLock, Timeout
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 
 CACHE_VERSION = 1  # raise it when what a cached array means changes: older entries are then never found
 OLD_PART = 24 * 3600.0  # seconds
-_PART = re.compile(r"\.\d+(-[0-9a-f]{8})?\.part")
+_PART = re.compile(r"\.(\d+)-?([0-9a-f]{8})?-?[0-9a-f]{0,8}\.part")  # process, machine, chance
 LONGEST_LOCK = 60.0  # seconds: a table is read and replaced in milliseconds
 WHOLE = 16 * 1024 * 1024  # bytes: a cached array up to this size is checked whole, a longer one by BLOCKS of BLOCK
 BLOCKS, BLOCK = 64, 64 * 1024
@@ -33,7 +35,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_parts(path)
-    part = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")  # process ids repeat in containers
+    part = _part_of(path)
     try:
         yield part
         os.replace(part, path)
@@ -44,11 +46,45 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 
 def clear_parts(path: Path) -> None:
-    """Remove what killed runs left of `path`: `.part` files that nobody has written to for a day."""
+    """Remove what killed runs left of `path`: parts whose process is gone, or that nobody has touched for a day."""
     for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        if not (found := _PART.fullmatch(part.name[len(path.name) :])):
+            continue
         with suppress(OSError):
-            if time.time() - part.lstat().st_mtime > OLD_PART and _PART.fullmatch(part.name[len(path.name) :]):
-                part.unlink()
+            ours = found[2] == _machine()  # elsewhere the same number is another process
+            if (ours and _gone(int(found[1]))) or time.time() - part.lstat().st_mtime > OLD_PART:
+                shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink()
+
+
+def _part_of(path: Path) -> Path:
+    """A name beside `path` that says who writes it; the chance in it keeps two writers of one process apart."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{_machine()}-{secrets.token_hex(4)}.part")
+
+
+@cache
+def _machine() -> str:
+    """Eight digits that only processes which see each other's ids have in common: machine, boot and container."""
+    parts = [socket.gethostname()]
+    for read in (
+        lambda: Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        lambda: str(os.stat("/proc/self/ns/pid").st_ino),
+    ):
+        with suppress(OSError):  # they are Linux's
+            parts.append(read())
+    return fingerprint(*parts)[:8]
+
+
+def _gone(process: int) -> bool:
+    """Whether there is no process of this number any more; False where that cannot be asked."""
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False
 
 
 @contextmanager
@@ -113,53 +149,105 @@ class Cache:
         entry = self.folder / f"{kind}-{name}-{fingerprint(CACHE_VERSION, kind, name, key)}"
         if (found := _read(entry)) is not None:
             return found
-        self._write(entry, arrays := make())
+        arrays = make()
+
+        def save(part: Path) -> None:
+            for array_name, array in arrays.items():
+                with _written(entry):
+                    np.save(part / f"{array_name}.npy", array)
+
+        self._write(entry, save)
         found = _read(entry)
         return arrays if found is None else found
 
-    def _write(self, entry: Path, arrays: dict[str, np.ndarray]) -> None:
+    def _write(self, entry: Path, save: Callable[[Path], None]) -> None:
+        """The entry of the arrays that `save` puts into a folder; it appears whole."""
         assert self.folder is not None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            part = Path(tempfile.mkdtemp(prefix=f"{entry.name}.", suffix=".part", dir=self.folder))
+            clear_parts(entry)
+            (part := _part_of(entry)).mkdir()
         except OSError as error:
             raise OSError(
                 f"the cache folder {self.folder} cannot be written ({error.strerror}); name another with --cache_dir"
             ) from error
         try:
-            for name, array in arrays.items():
-                np.save(part / f"{name}.npy", array)
-            checks = {name: _check(part / f"{name}.npy") for name in arrays}
-            (part / "arrays.json").write_text(json.dumps(checks))
-            with locked(self.folder / "entries"):
-                if _read(entry) is None:  # else another run was first, with the same content
-                    shutil.rmtree(entry, ignore_errors=True)
-                    os.rename(part, entry)
-        except OSError as error:
-            raise OSError(
-                f"the cache entry {entry} could not be written ({error.strerror or error}); free some "
-                "space, or name another folder with --cache_dir"
-            ) from error
+            save(part)
+            with _written(entry):
+                checks = {path.stem: _check(path) for path in sorted(part.glob("*.npy"))}
+                (part / "arrays.json").write_text(json.dumps(checks))
+                with locked(self.folder / "entries"):
+                    if _read(entry) is None:  # else another run was first, with the same content
+                        shutil.rmtree(entry, ignore_errors=True)
+                        os.rename(part, entry)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
-    def matrix(self, kind: str, name: str, key: tuple, make: Callable[[], csr_matrix]) -> csr_matrix:
-        """The same for one csr matrix; read back, its arrays stay on disk until their rows are asked for."""
+    def matrix(self, kind: str, name: str, key: tuple, make: Callable[[], Iterable[csr_matrix]]) -> csr_matrix:
+        """The same for one csr matrix float32 that `make()` gives as blocks of its rows, at least one.
 
-        def parts() -> dict[str, np.ndarray]:
-            counts = make()
-            return {
-                "data": counts.data,
-                "indices": counts.indices,
-                "indptr": counts.indptr,
-                "shape": np.array(counts.shape),
-            }
-
-        found = self.arrays(kind, name, key, parts)
+        No more than a block of it is in memory while it is made; read back, its arrays stay on disk until their rows
+        are asked for.
+        """
+        if self.folder is None:
+            return _stacked(make())
+        entry = self.folder / f"{kind}-{name}-{fingerprint(CACHE_VERSION, kind, name, key)}"
+        if (found := _read(entry)) is None:
+            self._write(entry, lambda part: _save_rows(part, make(), entry))
+            if (found := _read(entry)) is None:  # somebody has cleared the cache away
+                return _stacked(make())
         shape = tuple(int(size) for size in found["shape"])
         counts = csr_matrix(shape, dtype=np.float32)
         counts.data, counts.indices, counts.indptr = found["data"], found["indices"], found["indptr"]
         return counts
+
+
+@contextmanager
+def _written(entry: Path) -> Iterator[None]:
+    """What goes wrong in writing an entry, as a sentence that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"the cache entry {entry} could not be written ({error.strerror or error}); free some "
+            "space, or name another folder with --cache_dir"
+        ) from error
+
+
+def _stacked(blocks: Iterable[csr_matrix]) -> csr_matrix:
+    blocks = list(blocks)
+    return blocks[0] if len(blocks) == 1 else vstack(blocks, format="csr")
+
+
+def _save_rows(part: Path, blocks: Iterable[csr_matrix], entry: Path) -> None:
+    """Write blocks of rows one after the other as the arrays of one csr matrix."""
+    lengths, genes = [np.zeros(1, np.int64)], 0
+    with ExitStack() as stack:
+        files = {}
+        for name, kind in (("data", np.float32), ("indices", np.int32)):
+            with _written(entry):
+                files[name] = stack.enter_context(open(part / f"{name}.npy", "wb"))
+                _head(files[name], 0, kind)  # numpy leaves room in it for the length to grow
+        for counts in blocks:
+            lengths.append(np.diff(counts.indptr))
+            genes = counts.shape[1]
+            with _written(entry):
+                np.ascontiguousarray(counts.data, np.float32).tofile(files["data"])
+                np.ascontiguousarray(counts.indices, np.int32).tofile(files["indices"])
+        indptr = np.concatenate(lengths).cumsum()
+        with _written(entry):
+            for name, kind in (("data", np.float32), ("indices", np.int32)):
+                files[name].seek(0)
+                _head(files[name], int(indptr[-1]), kind)
+            narrow = indptr[-1] <= np.iinfo(np.int32).max
+            np.save(part / "indptr.npy", indptr.astype(np.int32) if narrow else indptr)
+            np.save(part / "shape.npy", np.array([len(indptr) - 1, genes]))
+
+
+def _head(file: IO[bytes], entries: int, kind: type) -> None:
+    """The header of a .npy file with so many entries."""
+    described = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": (entries,)}
+    np.lib.format.write_array_header_1_0(file, described)
 
 
 def _read(entry: Path) -> dict[str, np.ndarray] | None:

@@ -33,7 +33,7 @@ from scipy.sparse import csr_matrix
 import data_loader as data
 import recipes
 import utils
-from files import fingerprint, locked
+from files import clear_parts, fingerprint, locked
 from reading import align
 from recipes import Corpus, Recipe, Test, Training
 from stages import score, train
@@ -104,11 +104,14 @@ def pretrain(recipe: Recipe, cells: Cells, start: utils.Checkpoint | None, save_
         )
         for names, matrix, targets in zip(named, matrices, labels, strict=True)
     ]
-    asked = f"phase {2 if start else 1}: {run_identity(recipe, cells, named, genes, None, training)}"
+    of_all_weights = run_identity(recipe, cells, named, genes, None, training)
+    asked = fingerprint(2 if start else 1, training.epochs, of_all_weights)
     state = utils.state_path(save_model)
-    if utils.is_finished(state, start, asked):  # in place: the checkpoint to start from is the one that was made
-        state.unlink()
-        log.log(RESULT, f"this run was finished: {save_model} is what it made; the same command once more trains on")
+    if utils.is_finished(save_model, start, identity, asked, resume=resume):
+        clear_parts(save_model)
+        state.unlink(missing_ok=True)
+        words = "trains on" if start else "trains anew"
+        log.log(RESULT, f"this run was finished: {save_model} is what it made; without --resume the command {words}")
         return
     progress = train_with_state(recipe, training, tasks, state, identity, resume=resume)
 
@@ -122,8 +125,9 @@ def pretrain(recipe: Recipe, cells: Cells, start: utils.Checkpoint | None, save_
         datasets=[names.entry.name for names in named],
         settings=recipe.settings() | {"pt_epoch": training.epochs},
         history=(start.history if start else []) + progress.history,
+        run=identity,
+        asked=asked,
     )
-    utils.mark_finished(state, made, asked)
     utils.save_checkpoint(save_model, made)
     state.unlink(missing_ok=True)
     again = f", run {phase - 1} of it" if phase > 2 else ""

@@ -123,6 +123,8 @@ class Checkpoint:
     datasets: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     history: list[float] = field(default_factory=list)
+    run: str = ""  # what its training depended on, weights to start from included; "": not known
+    asked: str = ""  # the same without these weights, but with its length: what was asked for
 
     def identity(self) -> str:
         """A hash of weights and genes: results made with other weights are not this checkpoint's."""
@@ -296,23 +298,30 @@ def load_state(path: Path, identity: str) -> dict[str, Any] | None:
     return content
 
 
-def mark_finished(path: Path, made: Checkpoint, asked: str) -> None:
-    """Note in the state that `made` is about to take its place: a run killed in between is known as finished."""
-    if path.exists():
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        content.pop("checksum", None)
-        save_state(path, content | {"finished": made.identity(), "asked": asked})
+def is_finished(path: Path, start: Checkpoint | None, run: str, asked: str, *, resume: bool) -> bool:
+    """Whether the checkpoint at `path` is what this very run has made: to go on with it there is nothing left to do.
 
-
-def is_finished(path: Path, at_hand: Checkpoint | None, asked: str) -> bool:
-    """Whether the checkpoint at hand is what the run asked for has made, killed before it could remove its state."""
-    if at_hand is None or not path.exists():
-        return False
+    So it is where the state that is left is that of the run that made it (killed between the two), and, with `resume`,
+    where no state is left. A checkpoint that was started from and replaced (phase 2 in place) is known by what was
+    asked for. Else it is trained anew: that is what a repeated command without --resume asks for.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return (content["finished"], content["asked"]) == (at_hand.identity(), asked)
-    except Exception:  # damaged, or of a run that is not finished: what to do with it is said by load_state
+        made = load_checkpoint(path)
+    except (ValueError, OSError):  # none, or one to be replaced
         return False
+    in_place = start is not None and start.identity() == made.identity()
+    if not made.run or made.asked != asked or not (made.run == run or in_place):
+        return False
+    state = state_path(path)
+    return _run_of(state) == made.run if state.exists() else resume
+
+
+def _run_of(state: Path) -> str:
+    """The identity of the run that a state is of, "" for a damaged one: what to do with it is said by load_state."""
+    try:
+        return str(torch.load(state, map_location="cpu", weights_only=True)["identity"])
+    except Exception:
+        return ""
 
 
 # -- results ----------------------------------------------------------------

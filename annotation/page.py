@@ -35,7 +35,7 @@ def about(found: Found, command: str) -> dict[str, Any]:
         "genes": np.array(work.query.genes, dtype=object),
         "classes": np.array(model.classes, dtype=object),
         "temperature": learnt.temperature,
-        "ece": float("nan") if work.wishes.markers else learnt.ece,
+        "ece": learnt.ece if work.calibrated else float("nan"),
         "seed": work.wishes.seed,
         "recipe": work.settings["recipe"],
         "warnings": np.array([*work.warnings, *doubts(found)], dtype=object),
@@ -98,6 +98,8 @@ def tell(found: Found) -> None:
         if work.labeller.calls_unknown and work.labeller.unknown is not None:
             counts[UNKNOWN] = counts.get(UNKNOWN, 0)
         log.info("; ".join(f"{name} {count:,}" for name, count in counts.items()))
+        for sentence in unknown_groups(found):
+            log.info(sentence)
         for sentence in doubts(found):
             log.warning(sentence)
     if found.suggested is not None and len(found.suggested):
@@ -145,7 +147,7 @@ def page_of(found: Found, title: str, naming: Naming = Naming()) -> report.Annot
         umap=found.umap[rows] if found.umap is not None else None,
         overlap=work.overlap,
         warnings=work.warnings,
-        notes=found.notes + expected(found),
+        notes=found.notes + expected(found) + unknown_groups(found),
         settings=work.settings,
         versions=versions(),
         command=found.uns["command"],
@@ -166,7 +168,7 @@ def page_of(found: Found, title: str, naming: Naming = Naming()) -> report.Annot
     page.clusters = found.clusters
     page.markers, page.dots = found.markers, dots_of(found, types[fitted.rows])
     beside_known(page, found, types, rows)
-    if np.isfinite(work.labeller.learnt.ece) and not work.wishes.markers:  # their sure cells are no sample of all
+    if np.isfinite(work.labeller.learnt.ece) and work.calibrated:
         page.ece, page.reliability = work.labeller.learnt.ece, reliability(work.labeller.learnt)
     return page
 
@@ -182,12 +184,23 @@ def expected(found: Found) -> list[str]:
     ]
 
 
+def unknown_groups(found: Found) -> list[str]:
+    """What the groups of unknown cells are: a sentence with their sizes and genes, none where there is one group."""
+    group = found.columns.get("unknown_group")
+    if group is None or len(group.categories) < 2:
+        return []
+    count = pd.Series(group).value_counts()
+    said = []
+    for name in group.categories:
+        genes = ", ".join(markers_of(found, name)["gene"].head(GENES_OF_GROUP)) or "no gene of its own"
+        said.append(f"{name}: {count[name]:,} cells, {genes}")
+    return [f"{UNKNOWN} cells in groups: {'; '.join(said)}."]
+
+
 def names_of(found: Found) -> list[str]:
     """Names of types to choose from: of the labels, of the markers, of the query's own column."""
     wishes, query = found.work.wishes, found.work.query
-    names = list(found.work.labeller.classes)
-    names += wishes.labels.names if wishes.labels else []
-    names += wishes.markers.types if wishes.markers else []
+    names = [*found.work.labeller.classes, *found.work.names]
     column = query.labels(wishes.label_key, wishes.unlabeled)
     return list(dict.fromkeys([*names, *sorted(set(column) - {""} if column is not None else ())]))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from scipy.sparse import csr_matrix
 
 import recipes
 import utils
-from annotation import foreign, given_labels, marker_labels, road
+from annotation import foreign, given_labels, groups, marker_labels, road
 from annotation import labeller as learn
 from annotation.given_labels import Given
+from annotation.groups import Groups
 from annotation.labeller import Embedder, Labeller
 from annotation.wishes import Wishes
 from model import Encoder
@@ -27,8 +28,18 @@ from stages import embedding
 from voice import log
 
 UNKNOWN = "Unknown"
+ON_THE_SPOT = "made of these cells"  # what is said of the encoder where no checkpoint was named
 MANY_STRANGE = 0.15  # share of a query's cells; between technologies up to a tenth look strange that are not
 SPOT_CELLS = 6_000  # cells of a dataset that an encoder made on the spot is trained on
+
+
+@dataclass(frozen=True)
+class Centres:
+    """What the query's cells are held against one by one, in features (D); None where it is not asked for."""
+
+    voting: np.ndarray | None = None  # (K, D) of the small clusters that vote
+    unlike: np.ndarray | None = None  # (U, D) of the groups of cells that no type explains
+    grouped: Groups | None = None  # of cells that are to be named
 
 
 @dataclass
@@ -41,10 +52,15 @@ class Work:
     labeller: Labeller
     known: np.ndarray  # (N,) labels of the query that are kept, -1 for none
     existing: np.ndarray | None  # (N,) labels of the query to compare with, "" for none
-    marked: tuple[np.ndarray, np.ndarray] | None  # columns that are markers (C,), for and against each type (L, C)
     overlap: list[dict]
     warnings: list[str]
     settings: dict[str, Any]
+    names: list[str] = field(default_factory=list)  # of types, that the labels or markers name beside the classes
+    calibrated: bool = True  # not by marker genes, whose sure cells are no sample
+    centres: Centres | None = None  # made when the first cell is looked at
+    marked: tuple[np.ndarray, np.ndarray] | None = (
+        None  # columns that are markers (C,), for and against each type (L, C)
+    )
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,7 @@ class Labels:
     theirs: list[np.ndarray]  # (M,) of each reference
     classes: list[str]
     existing: np.ndarray | None = None  # (N,) names in the query that are not learnt from, "" for none
+    groups: np.ndarray | None = None  # (N,) int: cells are labelled by the names of these, -1 for others
 
 
 def learn_from(cells: Source, references: Sequence[Source], model: Path | None, wishes: Wishes) -> Work:
@@ -68,11 +85,13 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
     checkpoint, overlap, made = encoder_for(everything, shared, model, wishes)
     embedder = embedder_of(checkpoint, own=model is None and not references)
     labels = labels or by_markers(cells, embedder, wishes, marked)
+    labels = settled(cells, embedder, labels, wishes.seed) if labels.groups is not None else labels
     begin = time.perf_counter()
     log.info(f"learning what the {min(len(cells), learn.FIT):,} cells are like")
     pairs = list(zip(references, labels.theirs, strict=True))
     labeller = learn.fit(
-        cells, embedder, labels.taught, labels.classes, pairs, error=wishes.unknown, seed=wishes.seed
+        cells, embedder, labels.taught, labels.classes, pairs, batches=batches_of(references, wishes.batch_key),
+        error=wishes.unknown, seed=wishes.seed,
     )  # fmt: skip
     if model is None and references and len(cells) >= road.FEW:
         shown = pretrain_here([cells], q.shared_genes([cells]), wishes.seed, f"a map of {cells.name} alone")
@@ -89,6 +108,7 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
         "query": str(cells.rows.path),
         "references": ", ".join(str(source.rows.path) for source in references),
         "label_key": wishes.label_key or "",
+        "batch_key": wishes.batch_key or "",
         "unlabeled": ", ".join(str(word) for word in wishes.unlabeled),
         "labels": str(wishes.labels.path) if wishes.labels else "",
         "markers": str(wishes.markers.path) if wishes.markers else "",
@@ -103,7 +123,14 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
     return Work(
         query=cells, references=list(references), wishes=wishes, labeller=labeller, known=labels.known,
         existing=labels.existing, marked=marked, overlap=overlap, warnings=warnings, settings=settings,
+        names=names_of(wishes), calibrated=wishes.markers is None,
     )  # fmt: skip
+
+
+def names_of(wishes: Wishes) -> list[str]:
+    """Types that a file of labels, or of marker genes, names."""
+    names = list(wishes.labels.names) if wishes.labels else []
+    return names + (wishes.markers.types if wishes.markers else [])
 
 
 def doubts(labeller: Labeller, unknown: float | None, name: str) -> list[str]:
@@ -154,7 +181,8 @@ def cell_types(cells: Source, references: Sequence[Source], wishes: Wishes) -> L
         texts = [labels_of(source, wishes, True) for source in references]
         existing = cells.labels(wishes.label_key, wishes.unlabeled)
     elif wishes.labels:
-        texts, existing = [of_file(cells, wishes, wishes.labels)], cells.labels(None, wishes.unlabeled)
+        keys = given_labels.keys_of(wishes.labels, cells, [cells.rows.path.parent, Path.cwd()])
+        texts, existing = [of_file(cells, wishes, wishes.labels, keys)], cells.labels(None, wishes.unlabeled)
     else:
         texts = [labels_of(cells, wishes, False)]
     where = str(wishes.labels.path) if wishes.labels else ", ".join(source.where for source in sources)
@@ -166,19 +194,40 @@ def cell_types(cells: Source, references: Sequence[Source], wishes: Wishes) -> L
     if existing is not None and (existing != "").any():
         log.info(f"{cells.name} has labels of its own; they are not used, but compared with in the report")
     if not references:
-        return Labels(codes[0], codes[0], [], classes, existing)
+        of = groups_named(keys, wishes.labels) if wishes.labels and wishes.labels.by_group else None
+        return Labels(codes[0], codes[0], [], classes, existing, of)
     return Labels(none, none, codes, classes, existing)
 
 
-def of_file(cells: Source, wishes: Wishes, given: Given) -> np.ndarray:  # (N,) object
+def groups_named(keys: Sequence[str], given: Given) -> np.ndarray:
+    """The group of each cell as int (N,), -1 for one that the file does not name."""
+    of = np.unique(keys, return_inverse=True)[1]
+    return np.where([bool(given.types.get(key)) for key in keys], of, -1)
+
+
+def of_file(cells: Source, wishes: Wishes, given: Given, keys: Sequence[str]) -> np.ndarray:  # (N,) object
     """Labels from a file of their own; over those of the column --label_key, where the query has it."""
-    places = [cells.rows.path.parent, Path.cwd()]
-    labels = given_labels.labels_of(given, cells, places)
+    labels = given_labels.labels_of(given, cells, keys=keys)
     column = cells.labels(wishes.label_key, wishes.unlabeled) if wishes.label_key else None
     if wishes.label_key and column is None and wishes.label_key != given.column:
         raise ValueError(no_column(cells, wishes.label_key))
     labels = given_labels.merged(labels, column, given, cells)
     return np.where(np.isin(labels.astype(str), [str(word).strip() for word in wishes.unlabeled]), "", labels)
+
+
+def settled(cells: Source, embedder: Embedder, labels: Labels, seed: int) -> Labels:
+    """Without the cells that a group's name does not fit: `groups.keep_their_name`."""
+    log.info("looking whether the names fit all cells of their groups")
+    fitted = learn.fit(cells, embedder, labels.taught, [], seed=seed).fitted
+    kept = groups.keep_their_name(fitted.features, labels.groups[fitted.rows], labels.taught[fitted.rows], seed)
+    taught = labels.taught.copy()
+    taught[fitted.rows[~kept]] = -1
+    if lost := int((~kept).sum()):
+        log.info(
+            f"{lost:,} of {int((labels.taught >= 0).sum()):,} cells of named groups look surely like another type: "
+            "they do not keep the name"
+        )
+    return replace(labels, taught=taught, known=taught)
 
 
 def by_markers(cells: Source, embedder: Embedder, wishes: Wishes, marked: tuple[np.ndarray, np.ndarray]) -> Labels:
@@ -191,7 +240,7 @@ def by_markers(cells: Source, embedder: Embedder, wishes: Wishes, marked: tuple[
     log.info(f"looking for sure cells of {len(markers.types)} types by {len(columns)} marker genes")
     fitted = learn.fit(cells, embedder, none, [], seed=seed).fitted
     near = road.neighbours(fitted.features, learn.AVERAGED)
-    found, _ = marker_labels.seeds(fitted.log[:, columns], signs, near, seed)  # (M,)
+    found = marker_labels.seeds(fitted.log[:, columns], signs, near, seed)  # (M,)
     count = np.bincount(found[found >= 0], minlength=len(signs))
     kept = np.flatnonzero(count)
     if lost := [markers.types[k] for k in np.flatnonzero(count == 0)]:
@@ -226,6 +275,22 @@ def labels_of(source: Source, wishes: Wishes, referred: bool) -> np.ndarray:  # 
             "or name a --reference"
         )
     return labels
+
+
+def batches_of(references: Sequence[Source], key: str | None) -> list[np.ndarray] | None:
+    """Of each reference the batch of its cells (R,); None where no column is named. ValueError where none has it."""
+    if not key:
+        return None
+    found = [source.rows.labels(key) for source in references]
+    if all(one is None for one in found):
+        columns = sorted({column for source in references for column in source.rows.columns})
+        raise ValueError(
+            f"{', '.join(source.where for source in references)}: no column {key!r} to take batches from; there are "
+            f"{', '.join(columns) or 'none'}. Name one with --batch_key, or leave it out"
+        )
+    count = sum(1 if one is None else len(set(one)) for one in found)
+    log.info(f"{count} batches of references" + ("" if count > 1 else ": one cannot be held out, parts of it are"))
+    return [np.zeros(len(source)) if one is None else one for source, one in zip(references, found, strict=True)]
 
 
 def types_of(texts: Sequence[np.ndarray], where: str) -> list[str]:
@@ -265,7 +330,7 @@ def encoder_for(
         return checkpoint, overlap, f"{model}, {checkpoint.recipe}"
     least = min(len(source.genes) for source in everything)
     overlap = [q.own_overlap(source, shared, least) for source in everything]
-    return pretrain_here(everything, shared, wishes.seed), overlap, "made of these cells"
+    return pretrain_here(everything, shared, wishes.seed), overlap, ON_THE_SPOT
 
 
 def embedder_of(checkpoint: utils.Checkpoint, own: bool) -> Embedder:

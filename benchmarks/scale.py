@@ -5,11 +5,13 @@
     python benchmarks/scale.py --recipes scpretrain2              one recipe only
 
 Every stage is a command of its own in a process of its own: phase 1, phase 2, testing, and the embedding of all cells.
-Printed are seconds, cells a second, the highest anonymous and file-backed memory (from /proc, ten times a second:
-Linux only) and the bytes that the stage left on disk. A stage that fails ends the run with its last lines.
+Printed are seconds, processor seconds, cells a second, the highest anonymous and file-backed memory (from /proc, ten
+times a second: Linux only) and the bytes that the stage left on disk. A stage that fails ends the run with its last
+lines.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -27,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 LEAST, MOST, MEAN = 870, 160_796, 15_209  # cells of a published dataset
 GENES, DRAWS = 17_298, 1_450  # of these genes about 1,000 are seen in a cell by so many draws
 TYPES, BLOCK = 12, 2048
+STAGES = ("phase 1", "phase 2", "testing", "embedding")
 EPOCHS = {"paper": 20, "scpretrain2": None}  # None: the recipe's own
 
 
@@ -36,6 +39,7 @@ def main() -> int:
     parser.add_argument("--datasets", type=int, default=60)
     parser.add_argument("--quick", action="store_true", help="a twentieth of the cells")
     parser.add_argument("--recipes", nargs="+", default=["scpretrain2", "paper"], choices=list(EPOCHS))
+    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES, help="these only; files are kept")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "scpretrain-scale")
     parser.add_argument("--embed", type=Path, nargs=2, metavar=("CORPUS", "MODEL"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -45,15 +49,22 @@ def main() -> int:
     corpus = args.folder / f"corpus-{cells}-{args.datasets}"
     if not (corpus / "datasets.csv").exists():
         make_corpus(corpus, sizes(cells, args.datasets))
-    print(f"{'recipe':<13}{'stage':<12}{'seconds':>9}{'cells/s':>10}{'anon GB':>9}{'file GB':>9}{'disk MB':>9}")
+    print(
+        f"{'recipe':<13}{'stage':<12}{'seconds':>9}{'processor':>11}{'cells/s':>10}{'anon GB':>9}"
+        f"{'file GB':>9}{'disk MB':>9}"
+    )
     for recipe in args.recipes:
         work = args.folder / f"run-{cells}-{recipe}"
-        shutil.rmtree(work, ignore_errors=True)
+        if "phase 1" in args.stages:
+            shutil.rmtree(work, ignore_errors=True)
         for stage, command in stages(corpus, work, recipe):
+            if stage not in args.stages:
+                continue
             before = disk(work)
-            seconds, anonymous, mapped = measure(command, work / f"{stage}.log")
+            seconds, processor, anonymous, mapped = measure(command, work / f"{stage}.log")
             print(
-                f"{recipe:<13}{stage:<12}{seconds:>9.1f}{cells / seconds:>10,.0f}{anonymous / 2**30:>9.2f}"
+                f"{recipe:<13}{stage:<12}{seconds:>9.1f}{processor:>11.1f}{cells / seconds:>10,.0f}"
+                f"{anonymous / 2**30:>9.2f}"
                 f"{mapped / 2**30:>9.2f}{(disk(work) - before) / 2**20:>9.1f}",
                 flush=True,
             )
@@ -157,9 +168,10 @@ def embed_all(corpus: Path, model: Path) -> int:
     return 0
 
 
-def measure(command: list[str], log: Path) -> tuple[float, int, int]:
-    """Seconds of a command, and the highest anonymous and file-backed memory of its process in bytes."""
+def measure(command: list[str], log: Path) -> tuple[float, float, int, int]:
+    """Seconds and processor seconds of a command, the highest anonymous and file-backed memory of it in bytes."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    before = sum(os.times()[2:4])
     begin, anonymous, mapped = time.perf_counter(), 0, 0
     with open(log, "w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
@@ -175,7 +187,7 @@ def measure(command: list[str], log: Path) -> tuple[float, int, int]:
         code = process.wait()
     if code:
         raise SystemExit(f"{' '.join(command)} ended with {code}:\n" + "\n".join(log.read_text().splitlines()[-8:]))
-    return time.perf_counter() - begin, anonymous, mapped
+    return time.perf_counter() - begin, sum(os.times()[2:4]) - before, anonymous, mapped
 
 
 def disk(folder: Path) -> int:

@@ -320,6 +320,11 @@ class RowBlocks:
             self.note += "; stored by genes, so it is read whole"
 
     @property
+    def entries(self) -> int:
+        """Stored entries of the matrix; all of them where it is dense."""
+        return self._layout.matrix.entries
+
+    @property
     def streamed(self) -> bool:
         """Whether blocks are read from the file one by one, instead of the whole at once."""
         return self._layout.matrix.layout != "csc" and not isinstance(self._layout.matrix, InMemory)

@@ -112,10 +112,15 @@ def detect(sample: csr_matrix, where: str = "X") -> Values:
     to supply instead.
     """
     if sample.shape[0] > MOST_ROWS:
-        sample = sample[:: -(-sample.shape[0] // MOST_ROWS)]
+        sample = sample[sample_of(sample.shape[0])]
     refuse(sample, where)
     values = _detect(sample, where)
     return replace(values, doubt=_doubt(values, sample))
+
+
+def sample_of(cells: int) -> np.ndarray:
+    """The rows, at most 1,000 and evenly spread, by which `detect` tells what the numbers of so many cells are."""
+    return np.arange(0, cells, max(1, -(-cells // MOST_ROWS)))
 
 
 def _doubt(values: Values, sample: csr_matrix) -> str:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 import annotate
-from annotation import labeller, outcome
+import flags
+from annotation import labeller, outcome, road, wishes
 from reading import source as q
 from reading.cells import Cells, RowBlocks, layout_of
 
@@ -292,7 +293,8 @@ def test_log_values_and_raw_counts_get_the_same_labels(files):
 
 
 def test_the_kinds_of_values_are_those_that_can_be_read():
-    assert set(annotate.VALUES) == set(q.normalize.NAMED)
+    assert set(flags.VALUES) == set(q.normalize.NAMED)
+    assert flags.EXPLORED == wishes.GROUPS
 
 
 # -- from nothing to labels ----------------------------------------------------------------
@@ -498,6 +500,43 @@ def test_unknown_has_no_confidence_and_markers_of_its_own(files):
     table = pd.read_csv(files / "out.markers.csv")
     assert set(table["type"]) == {"B cell", "T cell", "Unknown"} and (table["detected_out"] <= 0.3).all()
     assert list(found.uns["scpretrain"]["markers"]["gene"]) == list(table["gene"])
+
+
+def test_unknown_cells_of_two_kinds_are_groups_with_markers_of_their_own(files, capsys):
+    cells = few(world(5, 80), 30)
+    kept = cells.obs["truth"].astype(str) == "B cell"
+    other = other_organ(3, 80)
+    other.obs["cell_type"], other.obs["truth"] = "Unknown", [f"new {i % 3}" for i in range(80)]
+    mono = cells[cells.obs["truth"].astype(str) == "Mono"].copy()
+    mono.obs["cell_type"] = "Unknown"
+    t = cells[cells.obs["truth"].astype(str) == "T cell"].copy()
+    other = other[[i for i in range(80) if i % 3 == 0]]
+    mixed = ad.concat([cells[kept.to_numpy()], t, mono, other], index_unique="-", keys=list("abcd"))
+    mixed.write_h5ad(files / "new.h5ad")
+    line = ["--query", files / "new.h5ad", "--label_key", "cell_type", "--unlabeled", "Unknown"]
+    assert run(*line, "--out", files / "out.h5ad", "--unknown", "0.05") == 0
+    found = ad.read_h5ad(files / "out.h5ad").obs
+    named = found["scpretrain_unknown_group"].astype(object).fillna("")
+    both = pd.crosstab(found["truth"], named)
+    assert both.loc["Mono", "Unknown 1":].idxmax() != both.loc["new 0", "Unknown 1":].idxmax()
+    table = pd.read_csv(files / "out.markers.csv")
+    assert {"Unknown", "Unknown 1", "Unknown 2"} <= set(table["type"])
+    assert "Unknown cells in groups: Unknown 1: " in capsys.readouterr().out
+
+
+def test_batches_of_a_reference_are_held_out_whole_and_a_wrong_column_is_told(files, capsys, monkeypatch):
+    atlas = world(1, 80)
+    atlas.obs["donor"] = np.where(np.arange(atlas.n_obs) % 3 == 0, "d1", "d2")
+    atlas.write_h5ad(files / "two.h5ad")
+    seen, held_out = [], road.held_out
+    monkeypatch.setattr(road, "held_out", lambda p, e, labels, batch, *rest: seen.append(batch) or held_out(
+        p, e, labels, batch, *rest))  # fmt: skip
+    line = ["--query", files / "few.h5ad", "--reference", files / "two.h5ad", "--label_key", "cell_type"]
+    line += ["--out", files / "out.h5ad", "--no-umap", "--no-report"]
+    assert annotate.main([*map(str, line), "--batch_key", "donor", "--unknown"]) == 0
+    assert {name.split()[-1] for name in seen[0]} == {"d1", "d2"}
+    assert annotate.main([*map(str, line), "--batch_key", "dnor"]) == 2
+    assert "no column 'dnor' to take batches from" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("most", [90, 20_000])

@@ -322,6 +322,27 @@ def test_a_stale_cache_entry_is_never_used(corpus, change, monkeypatch):
     np.testing.assert_array_equal(cached, named_and_aligned(corpus, Cache(None), genes, **values).toarray())
 
 
+@pytest.mark.parametrize("normalise", [None, data.log_normalised], ids=["counts", "log"])
+def test_a_large_dataset_is_aligned_by_blocks_and_holds_what_the_whole_would(corpus, tmp_path, monkeypatch, normalise):
+    write_dataset(corpus / "Human_C.h5", 4500, HUMAN)
+    whole = named_and_aligned(corpus, Cache(tmp_path / "whole"), normalise=normalise)
+    monkeypatch.setattr(data, "WHOLE_UP_TO", 100)
+    monkeypatch.setattr(data, "load", lambda *_, **__: pytest.fail("read whole"))
+    blocks = named_and_aligned(corpus, Cache(tmp_path / "blocks"), normalise=normalise)
+    for part in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(blocks, part), getattr(whole, part))
+    assert blocks.shape == whole.shape
+
+
+def test_a_negative_value_in_any_block_of_a_large_dataset_is_refused(corpus, monkeypatch):
+    write_dataset(corpus / "Human_C.h5", 4500, HUMAN)
+    with h5py.File(corpus / "Human_C.h5", "r+") as file:
+        file["exprs/data"][-1] = -3
+    monkeypatch.setattr(data, "WHOLE_UP_TO", 100)
+    with pytest.raises(ValueError, match="Human_C.*holds negative values .smallest -3"):
+        named_and_aligned(corpus, Cache(None), normalise=data.log_normalised)
+
+
 def test_a_read_only_folder_works_without_a_cache_or_with_one_elsewhere(corpus, tmp_path, capsys):
     corpus.chmod(0o555)
     try:

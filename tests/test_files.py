@@ -194,10 +194,31 @@ def test_without_a_folder_everything_is_made_anew(make):
 @pytest.mark.parametrize("counts", [draw(0)[0], csr_matrix((3, 4), dtype=np.float32)], ids=["counts", "no entry"])
 def test_a_matrix_comes_back_as_it_was(tmp_path, counts):
     cache = Cache(tmp_path)
-    for found in (cache.matrix("k", "n", (), lambda: counts), cache.matrix("k", "n", (), lambda: 1 / 0)):
+    for found in (cache.matrix("k", "n", (), lambda: [counts]), cache.matrix("k", "n", (), lambda: 1 / 0)):
         assert found.shape == counts.shape and found.dtype == np.float32
         np.testing.assert_array_equal(found.toarray(), counts.toarray())
         np.testing.assert_array_equal(found[[2, 0]].toarray(), counts.toarray()[[2, 0]])
+
+
+def test_a_matrix_made_in_blocks_is_the_matrix_made_at_once(tmp_path):
+    counts = draw(0)[0]
+    blocks = [counts[:3], counts[3:4], counts[4:4], counts[4:]]
+    Cache(tmp_path / "once").matrix("k", "n", (), lambda: [counts])
+    Cache(tmp_path / "blocks").matrix("k", "n", (), lambda: iter(blocks))
+    for name in ("data", "indices", "indptr", "shape"):
+        once, in_blocks = (next(tmp_path.glob(f"{how}/k-*/{name}.npy")) for how in ("once", "blocks"))
+        assert once.read_bytes() == in_blocks.read_bytes()
+    np.testing.assert_array_equal(Cache(None).matrix("k", "n", (), lambda: iter(blocks)).toarray(), counts.toarray())
+
+
+def test_a_matrix_that_breaks_off_leaves_no_entry(tmp_path):
+    def broken():
+        yield draw(0)[0]
+        raise ValueError("NAME (PATH): the second block is damaged")
+
+    with pytest.raises(ValueError, match="the second block"):
+        Cache(tmp_path).matrix("k", "n", (), broken)
+    assert not list(tmp_path.glob("k-*"))
 
 
 def test_a_folder_without_write_bits_is_read_only_and_a_missing_one_is_judged_by_its_parent(tmp_path):

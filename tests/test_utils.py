@@ -172,7 +172,7 @@ def test_a_disk_that_is_really_full_is_an_os_error(checkpoint, tmp_path, monkeyp
     save_checkpoint(path, checkpoint)
     before = path.read_bytes()
     monkeypatch.setattr(files.secrets, "token_hex", lambda _: "0123abcd")
-    part = tmp_path / f"model.out.{os.getpid()}-0123abcd.part"
+    part = tmp_path / f"model.out.{os.getpid()}-{files._machine()}-0123abcd.part"
     part.symlink_to("/dev/full")
     with pytest.raises(OSError, match="model.out could not be written .No space left.*intact"):
         save_checkpoint(path, checkpoint)

@@ -69,6 +69,31 @@ def test_rotation_stands_equal_cells_and_cells_without_a_count():
     assert np.isfinite(cluster.rotate(csr_matrix((4, 9), dtype=np.float32))).all()
 
 
+def test_clusters_of_many_cells_leading_components_are_as_tight_among_all_genes(monkeypatch):
+    counts, sizes = wide(cells=400), (12, 24, 7)
+    exact = cluster.pseudo_labels(counts, sizes, seed=0)
+    monkeypatch.setattr(cluster, "ROTATE_UP_TO", 300)
+    monkeypatch.setattr(cluster, "LEADING", 30)
+    labels = cluster.pseudo_labels(counts, sizes, seed=0)
+    assert labels.shape == (400, 3) and labels.dtype == np.int64
+    for mine, theirs, size in zip(labels.T, exact.T, sizes, strict=True):
+        assert len(np.unique(mine)) == size
+        assert inertia(counts, mine) < 1.05 * inertia(counts, theirs)
+
+
+def test_faiss_finds_clusters_as_tight_as_scikit_learn(monkeypatch):
+    pytest.importorskip("faiss", reason="faiss-cpu is optional")
+    points = cloud(cells=600).toarray()
+    plain = cluster.pseudo_labels(points, (20, 40), seed=0)
+    monkeypatch.setattr(cluster, "ROTATE_UP_TO", 300)
+    labels = cluster.pseudo_labels(points, (20, 40), seed=0)
+    assert labels.shape == (600, 2) and labels.dtype == np.int64
+    for mine, theirs, size in zip(labels.T, plain.T, (20, 40), strict=True):
+        assert len(np.unique(mine)) == size
+        assert abs(inertia(points, mine) / inertia(points, theirs) - 1) < 0.03
+    np.testing.assert_array_equal(labels, cluster.pseudo_labels(points, (20, 40), seed=0))
+
+
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 def test_with_fewer_genes_than_cells_the_counts_themselves_are_clustered():
     counts, _ = draw(0)

@@ -30,6 +30,14 @@ def test_moments_are_those_of_the_dense_matrix():
     assert np.allclose(variance, x.toarray().var(axis=0), atol=1e-5)
 
 
+def test_moments_by_blocks_are_those_of_the_whole(monkeypatch):
+    x, _ = world(0)
+    whole = directions.moments(x)
+    monkeypatch.setattr(directions, "BLOCK", 7)
+    for found, wanted in zip(directions.moments(x), whole, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
 def test_the_scale_of_a_gene_is_its_mean_variance_where_it_was_measured():
     variances = [np.array([4.0, 1.0, 0.0]), np.array([2.0, 0.0, 0.0])]
     measured = [np.array([True, True, False]), np.array([True, False, False])]

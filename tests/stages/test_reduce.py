@@ -31,6 +31,29 @@ def test_a_sample_stands_for_many_cells(monkeypatch):
     np.testing.assert_allclose(reduce.components(x, 3, seed=7)[1], x[rows].toarray().mean(axis=0), atol=1e-5)
 
 
+def test_components_of_many_cells_explain_what_the_exact_ones_do(monkeypatch):
+    rng = np.random.default_rng(0)
+    sources = rng.normal(size=(300, 6)) * [8, 6, 5, 4, 3, 2]
+    x = csr_matrix(np.maximum(sources @ rng.normal(size=(6, 90)) + rng.normal(size=(300, 90)), 0).astype(np.float32))
+    exact, centre = reduce.components(x, 8, seed=1)
+    monkeypatch.setattr(reduce, "TO_THE_LAST_DIGIT", 10)
+    found, mean = reduce.components(x, 8, seed=1)
+    assert found.shape == exact.shape and found.dtype == mean.dtype == np.float32
+    np.testing.assert_allclose(mean, centre, atol=1e-5)
+    np.testing.assert_allclose(found @ found.T, np.eye(8), atol=1e-5)
+    of_exact, of_found = (np.square(reduce.project(x, axes, centre)).sum() for axes in (exact, found))
+    assert 0.999 < of_found / of_exact < 1.0001
+    np.testing.assert_allclose(np.abs((found * exact).sum(axis=1))[:3], 1, atol=1e-3)
+    np.testing.assert_array_equal(found, reduce.components(x, 8, seed=1)[0])
+
+
+def test_many_cells_of_few_kinds_have_as_many_components_as_asked_for(monkeypatch):
+    monkeypatch.setattr(reduce, "TO_THE_LAST_DIGIT", 10)
+    x = draw(0)[0].log1p()[[0, 1, 2] * 20]
+    found, mean = reduce.components(x, 5)
+    assert found.shape == (5, 12) and np.isfinite(found).all() and np.isfinite(mean).all()
+
+
 def test_the_same_seed_gives_the_same_components():
     x = draw(0)[0].log1p()
     first, second = (reduce.components(x, 4, seed=2)[0] for _ in range(2))
