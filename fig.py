@@ -70,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def command(args: argparse.Namespace) -> None:
     """Draw what has results, name what has none with the command that makes it."""
-    panels, missing = collect(args.save_result, lambda words: flags.command_line(words, args))
+    # the default folder need not be where the data are: results do not say where they came from
+    where = "" if "data_dir" in args.given or any(args.data_dir.glob("*.h5*")) else " --data_dir DIR"
+    panels, missing = collect(args.save_result, lambda words: flags.command_line(f"{words}{where}", args))
     pictures = flags.fill(utils.Pictures, args)
     if not panels:
         lines = "".join(f"\n  {line}" for line in missing.values())

@@ -80,6 +80,8 @@ def command(args: argparse.Namespace) -> None:
     else:
         splits = flags.fill(utils.Splits, args)
         finetune_and_test(recipe, where, start, splits, args.save_result, device)
+        for words in ("rf_svm_lr.py", "clus.py", "fig.py"):
+            log.info(f"next: {flags.command_line(words, args)}")
 
 
 # -- pre-training ----------------------------------------------------------------

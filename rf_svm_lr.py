@@ -22,6 +22,7 @@ if __name__ == "__main__":
     flags.answer(parser(), flags.check_paths)
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import data_loader as data
 import ranks
@@ -65,7 +66,7 @@ def command(args: argparse.Namespace) -> None:
         return
     for kind, table in tables.items():
         words = f"{kind}{', tuned' if args.tuned else ''}"
-        log.log(RESULT, f"\n{words}:{score.table(table.rows(), utils.ARMS, score.METRICS)}")
+        log.log(RESULT, f"{words}:{score.table(table.rows(), utils.ARMS, score.METRICS).rstrip()}")
         if unsettled[kind]:
             log.info(f"{kind}: {unsettled[kind]} fits stopped at their last iteration before they converged")
     log.log(RESULT, f"{', '.join(str(table.path) for table in tables.values())} written")
@@ -131,8 +132,9 @@ def test_arm(
     """The scores of one classifier on the test cells, and whether its solver converged."""
     begin = time.perf_counter()
     labels = dataset.types.labels
-    fitted = off_the_shelf.fit(kind, points[0], labels[parts.train], seed=seed, tuned=tuned)
-    outputs = fitted.outputs(points[1], len(dataset.types.classes))  # (n_test, L)
+    with threadpool_limits(1, user_api="blas"):  # the same digits on any number of cores
+        fitted = off_the_shelf.fit(kind, points[0], labels[parts.train], seed=seed, tuned=tuned)
+        outputs = fitted.outputs(points[1], len(dataset.types.classes))  # (n_test, L)
     row: dict[str, object] = {"n_train": len(parts.train), "n_test": len(parts.test)}
     row |= score.scores(labels[parts.test], outputs)
     return row | {"seconds": time.perf_counter() - begin}, fitted.converged

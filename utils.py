@@ -16,6 +16,7 @@ import ranks
 from files import fingerprint, locked, whole
 from model import Encoder
 from reading import catalogue
+from reading.guard import regular
 from stages import score
 from voice import log
 
@@ -220,6 +221,7 @@ def load_checkpoint(path: Path, *, gene_list: Path | None = None) -> Checkpoint:
     if not path.exists():
         line = f"python main.py --is_pretrain --kmeans --save_model {path}"
         raise FileNotFoundError(f"there is no checkpoint {path}; make it with: {line}")
+    regular(path, str(path))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds for a damaged or foreign file
@@ -320,6 +322,7 @@ def load_state(path: Path, identity: str) -> dict[str, Any] | None:
     """Where an interrupted run stood, None where there is none. Raises ValueError for another run's state."""
     if not path.exists():
         return None
+    regular(path, str(path))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         same = content["identity"] == identity
@@ -356,6 +359,8 @@ def is_finished(path: Path, start: Checkpoint | None, run: str, asked: str, *, r
 
 def _run_of(state: Path) -> str:
     """The identity of the run that a state is of, "" for a damaged one: what to do with it is said by load_state."""
+    if not state.is_file():
+        return ""
     try:
         return str(torch.load(state, map_location="cpu", weights_only=True)["identity"])
     except Exception:
@@ -371,6 +376,7 @@ def read_results(path: Path, columns: Sequence[str] = RESULT_COLUMNS) -> pd.Data
     """
     if not Path(path).exists():
         return pd.DataFrame(columns=list(columns))
+    regular(path, str(path))
     try:
         table = pd.read_csv(path, dtype={"dataset": str, "arm": str, "run": str}, keep_default_na=False)
     except (ValueError, OverflowError) as error:  # pandas' own kinds and UnicodeDecodeError are ValueErrors

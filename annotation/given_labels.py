@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reading.guard import regular
 from reading.source import Source
 from voice import log
 
@@ -70,12 +71,16 @@ def read(path: Path, label_key: str | None = None) -> Given:
     return Given(path, by_group, types, head[column].strip(), groups_file, notes)
 
 
-def rows_of(path: Path) -> tuple[list[list[str]], list[str]]:
-    """The rows of a table of text, the first of them the head, and its comments; ValueError where there are none."""
+def rows_of(path: Path, of: str = "labels") -> tuple[list[list[str]], list[str]]:
+    """The rows of a table of text, the first of them the head, and its comments; of: what it is a table of.
+
+    Raises FileNotFoundError, or ValueError for a folder, for what is no text, and for no row.
+    """
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file of labels; check the spelling")
+        raise FileNotFoundError(f"there is no {path}, a table of {of}; check the spelling")
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a table of labels, .csv or .tsv")
+        raise ValueError(f"{path} is a folder; name a table of {of}, .csv or .tsv")
+    regular(path, str(path))
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -86,7 +91,8 @@ def rows_of(path: Path) -> tuple[list[list[str]], list[str]]:
     text, comments = without_comments(text)
     rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",") if any(row)]
     if not rows:
-        raise ValueError(f"{path}: it is empty; it needs a first row cell,cell_type or group,cell_type and rows below")
+        head = "cell,cell_type or group,cell_type" if of == "labels" else "type,gene"
+        raise ValueError(f"{path}: it is empty; it needs a first row {head} and rows below")
     return rows, comments
 
 

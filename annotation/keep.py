@@ -16,6 +16,7 @@ from annotation.calling import Calling
 from annotation.labeller import Embedder, Fitted, Labeller, Learnt
 from annotation.lessons import CELLS, SURE, Lessons
 from annotation.outcome import centres_of
+from annotation.strange import Places, Strange
 from annotation.wishes import Wishes
 from annotation.work import ON_THE_SPOT, Centres, Work, doubts, embedder_of, pretrain_here
 from files import fingerprint, whole
@@ -29,7 +30,7 @@ UNBOUNDED = ("unknown.limits",)
 LOOKED_AT = 64  # cells whose values tell whether a query is the one that was learnt on
 LEARNT = ("weights", "turn", "shift", "shared", "raw", "held_out")  # arrays of Learnt; shared and raw may be None
 FITTED = ("rows", "features", "averaged", "probabilities", "strange", "scores")  # all but log, which the query has
-STRANGE = ("middle", "directions", "doubt", "limits")
+STRANGE, PLACES = ("local", "limits"), ("middle", "directions", "root", "centres")
 UNKNOWN = ("middle", "axes", "rows", "points", "ratio", "doubt")
 Content = tuple[dict[str, Any], dict[str, np.ndarray]]
 
@@ -84,8 +85,10 @@ def content_of(work: Work) -> Content:
         found |= {f"{name}.weight": one.weight, f"{name}.bias": one.bias} if one else {}
     if learnt.calling:
         found |= {f"calling.{name}": getattr(learnt.calling, name) for name in ("bias", "present", "slopes")}
-    names = STRANGE if isinstance(unknown, confidence.Strange) else UNKNOWN if unknown else ()
+    names = STRANGE if isinstance(unknown, Strange) else UNKNOWN if unknown else ()
     found |= {f"unknown.{name}": getattr(unknown, name) for name in names}
+    if isinstance(unknown, Strange):
+        found |= {f"unknown.{name}": getattr(unknown.places, name) for name in PLACES}
     if isinstance(unknown, confidence.Unknown):
         found |= {f"unknown.types.{i}": array for i, array in enumerate(unknown.types)}
         found |= {f"unknown.overall.{i}": array for i, array in enumerate(unknown.overall)}
@@ -96,7 +99,7 @@ def _words(embedder: Embedder | None) -> dict[str, Any] | None:
     return None if embedder is None else {name: getattr(embedder, name) for name in ("genes", "plain", "own")}
 
 
-def _words_of(unknown: confidence.Unknown | confidence.Strange | None) -> dict[str, float] | None:
+def _words_of(unknown: confidence.Unknown | Strange | None) -> dict[str, float] | None:
     if unknown is None:
         return None
     names = ["threshold"] + (["entropy_weight"] if isinstance(unknown, confidence.Unknown) else [])
@@ -212,11 +215,12 @@ def _embedder(words: dict, arrays: dict[str, np.ndarray], name: str) -> Embedder
     return Embedder(weight=arrays[f"{name}.weight"], bias=arrays[f"{name}.bias"], **words[name])
 
 
-def _unknown(words: dict, arrays: dict[str, np.ndarray]) -> confidence.Unknown | confidence.Strange | None:
+def _unknown(words: dict, arrays: dict[str, np.ndarray]) -> confidence.Unknown | Strange | None:
     if words["unknown"] is None:
         return None
     if "limits" in arrays:
-        return confidence.Strange(**arrays, **words["unknown"])
+        places = Places(**{name: arrays[name] for name in PLACES})
+        return Strange(places, **{name: arrays[name] for name in STRANGE}, **words["unknown"])
     plain = {name: arrays[name] for name in UNKNOWN}
     types = tuple(arrays[f"types.{i}"] for i in range(3))
     return confidence.Unknown(
@@ -236,7 +240,7 @@ def taught(path: Path, words: dict, arrays: dict[str, np.ndarray], cells: Source
         f"{len(classes)} types"
     )
     model = learn.teach(cells, embedder, classes, lessons, error=wishes.unknown, seed=wishes.seed)
-    if words["work"]["settings"]["checkpoint"] == ON_THE_SPOT and len(cells) >= road.FEW:
+    if words["work"]["settings"]["checkpoint"].startswith(ON_THE_SPOT) and len(cells) >= road.FEW:
         model = replace(
             model, shown=embedder_of(pretrain_here([cells], q.shared_genes([cells]), wishes.seed), own=True)
         )

@@ -57,6 +57,7 @@ class Work:
     settings: dict[str, Any]
     names: list[str] = field(default_factory=list)  # of types, that the labels or markers name beside the classes
     calibrated: bool = True  # not by marker genes, whose sure cells are no sample
+    marked: tuple[np.ndarray, np.ndarray] | None = None  # columns of markers (C,), for and against each type (L, C)
     centres: Centres | None = None  # made when the first cell is looked at
 
 
@@ -75,10 +76,12 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
     """Everything that comes before the first cell is labelled. model: a checkpoint; None: an encoder is made here."""
     everything = [cells, *references]
     shared = q.shared_genes(everything)
-    labels = None if wishes.markers and wishes.typed else cell_types(cells, references, wishes)
+    check_column(cells, references, wishes)
+    marked = marker_labels.measured(wishes.markers, cells) if wishes.markers else None
+    labels = None if marked and wishes.typed else cell_types(cells, references, wishes)
     checkpoint, overlap, made, corpus = encoder_for(everything, shared, model, wishes)
     embedder = embedder_of(checkpoint, own=not references and made.startswith(ON_THE_SPOT))
-    labels = labels or by_markers(cells, embedder, wishes)
+    labels = labels or by_markers(cells, embedder, wishes, marked)
     begin = time.perf_counter()
     log.info(f"learning what the {min(len(cells), learn.FIT):,} cells are like")
     pairs = list(zip(references, labels.theirs, strict=True))
@@ -87,7 +90,8 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
         error=wishes.unknown, seed=wishes.seed,
     )  # fmt: skip
     if references and (model is None or corpus is not None) and len(cells) >= road.FEW:
-        shown = pretrain_here([cells], q.shared_genes([cells]), wishes.seed, corpus)
+        what = f"a map of {cells.name} alone"
+        shown = pretrain_here([cells], q.shared_genes([cells]), wishes.seed, corpus, what)
         labeller = replace(labeller, shown=embedder_of(shown, own=True))
     if labels.classes:
         measured = f"calibration error on held-out labelled cells {labeller.learnt.ece:.3f}"
@@ -115,7 +119,7 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
     }
     return Work(
         query=cells, references=list(references), wishes=wishes, labeller=labeller, known=labels.known,
-        existing=labels.existing, overlap=overlap, warnings=warnings, settings=settings,
+        existing=labels.existing, marked=marked, overlap=overlap, warnings=warnings, settings=settings,
         names=names_of(wishes), calibrated=wishes.markers is None,
     )  # fmt: skip
 
@@ -148,6 +152,19 @@ def doubts(labeller: Labeller, unknown: float | None, name: str) -> list[str]:
 
 
 # -- labels ----------------------------------------------------------------
+def check_column(cells: Source, references: Sequence[Source], wishes: Wishes) -> None:
+    """ValueError where --label_key names a column that the query lacks and nothing but the query is read."""
+    if references or not wishes.label_key or (wishes.typed and not wishes.markers):
+        return  # looked for where the labels are taken
+    if cells.labels(wishes.label_key, wishes.unlabeled) is None:
+        raise ValueError(no_column(cells, wishes.label_key))
+
+
+def no_column(cells: Source, key: str) -> str:
+    """That the query has no such column, and what to do."""
+    return f"{cells.where}: no column {key!r}; leave --label_key out, or name one that is there"
+
+
 def cell_types(cells: Source, references: Sequence[Source], wishes: Wishes) -> Labels:
     """The types that are learnt from, of the query or of its references; none where no types are wanted.
 
@@ -183,17 +200,17 @@ def of_file(cells: Source, wishes: Wishes, given: Given) -> np.ndarray:  # (N,) 
     labels = given_labels.labels_of(given, cells, places)
     column = cells.labels(wishes.label_key, wishes.unlabeled) if wishes.label_key else None
     if wishes.label_key and column is None and wishes.label_key != given.column:
-        raise ValueError(
-            f"{cells.where}: no column {wishes.label_key!r}; leave --label_key out, or name one that is there"
-        )
+        raise ValueError(no_column(cells, wishes.label_key))
     labels = given_labels.merged(labels, column, given, cells)
     return np.where(np.isin(labels.astype(str), [str(word).strip() for word in wishes.unlabeled]), "", labels)
 
 
-def by_markers(cells: Source, embedder: Embedder, wishes: Wishes) -> Labels:
-    """A few sure cells of each type, by marker genes; types without evidence are left out and named."""
-    markers, seed = wishes.markers, wishes.seed
-    columns, signs = marker_labels.measured(markers, cells)
+def by_markers(cells: Source, embedder: Embedder, wishes: Wishes, marked: tuple[np.ndarray, np.ndarray]) -> Labels:
+    """A few sure cells of each type, by marker genes; types without evidence are left out and named.
+
+    marked: as `marker_labels.measured` gives it.
+    """
+    markers, seed, (columns, signs) = wishes.markers, wishes.seed, marked
     none = np.full(len(cells), -1)
     log.info(f"looking for sure cells of {len(markers.types)} types by {len(columns)} marker genes")
     fitted = learn.fit(cells, embedder, none, [], seed=seed).fitted
@@ -314,12 +331,12 @@ def embedder_of(checkpoint: utils.Checkpoint, own: bool) -> Embedder:
 
 
 def pretrain_here(
-    sources: Sequence[Source], genes: list[str], seed: int, corpus: utils.Checkpoint | None = None
+    sources: Sequence[Source], genes: list[str], seed: int, corpus: utils.Checkpoint | None = None, what: str = ""
 ) -> utils.Checkpoint:
     """An encoder made of the very cells, on the genes they share; `corpus`: a checkpoint that is a prior for it.
 
     Of one dataset it is the map that invents nothing. Of several, what separates their clusters: this tells the types
-    of the one by the other's better, and is not what is stored.
+    of the one by the other's better, and is not what is stored. what: it is called so on the screen.
     """
     begin = time.perf_counter()
     matrices = []
@@ -333,13 +350,15 @@ def pretrain_here(
             "no dataset has two cells to pre-train an encoder on; name a checkpoint with --pretrained_model"
         )
     cells = sum(matrix.shape[0] for matrix in matrices)
-    known = "what the checkpoint knows of genes is a prior" if corpus else "no checkpoint named"
-    log.info(f"{known}: pre-training an encoder on {cells:,} cells x {len(genes):,} genes (up to a minute)")
+    doing = f"making {what}" if what else "pre-training an encoder"
+    known = "what the checkpoint knows of genes is a prior" if corpus else "" if what else "no checkpoint named"
+    doing = f"{known}: {doing}" if known else doing
+    log.info(f"{doing} on {cells:,} cells x {len(genes):,} genes (up to a minute)")
     if len(sources) == 1:
         encoder = own_map(matrices[0], seed, corpus.prior(genes) if corpus else None)
     else:
         encoder = recipes.closed_form(matrices, genes, seed)
-    log.info(f"pre-trained in {time.perf_counter() - begin:.1f} s")
+    log.info(f"{'made' if what else 'pre-trained'} in {time.perf_counter() - begin:.1f} s")
     return utils.Checkpoint(
         encoder, genes, recipe="scpretrain2, on the spot", datasets=[source.name for source in sources]
     )

@@ -26,6 +26,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -150,6 +151,7 @@ ARMS: dict[str, Callable[[Cells], Map]] = {
     "200 PCs": components(200),
     VARIABLE: variable_genes,
 }
+OF_NOTHING = ("ours", "15 PCs", "50 PCs")  # arms where nothing, or no cell, was to be learnt
 
 
 def harmony(points: np.ndarray, batches: np.ndarray) -> np.ndarray:
@@ -217,7 +219,7 @@ def islands(points: np.ndarray) -> dict[str, float]:
 
 
 # -- settings -------------------
-def compared(dataset: Cells, corpus: tuple | None) -> dict[str, dict[str, float]]:
+def compared(dataset: Cells, corpus: "Corpus | None") -> dict[str, dict[str, float]]:
     """Every arm on one dataset, all its cells fitted."""
     cells, out = dataset.measured(), {}
     for arm, fit in ARMS.items():
@@ -227,22 +229,22 @@ def compared(dataset: Cells, corpus: tuple | None) -> dict[str, dict[str, float]
             out["ours, no faint dimensions"] = measures(points[:, : embedding.DIMENSIONS], cells.labels)
         if arm == VARIABLE and harmonypy and cells.batches is not None:
             out[f"{VARIABLE}, Harmony"] = measures(harmony(points, cells.batches), cells.labels)
-    if corpus:
+    if corpus and len(ARMS) > 1:
         out["ours, no corpus"] = measures(ours(cells)(cells.x), cells.labels)
-        out["frozen encoder"] = measures(cells.x @ encoder_of(cells, corpus).T, cells.labels)
+        out["frozen encoder"] = measures(frozen(cells, corpus), cells.labels)
     return out
 
 
 def invented(dataset: Cells) -> dict[str, dict[str, float]]:
     cells = dataset.measured()
     cells.x = permuted(cells.x)
-    return {arm: islands(ARMS[arm](cells)(cells.x)) for arm in ("ours", "15 PCs", "50 PCs")}
+    return {arm: islands(ARMS[arm](cells)(cells.x)) for arm in OF_NOTHING if arm in ARMS}
 
 
 def halves(dataset: Cells) -> dict[str, dict[str, float]]:
     """Fitted half minus left-out half, mean of three splits; clusters are those of the fitted half."""
     out = {}
-    for arm in ("ours", "15 PCs", "50 PCs"):
+    for arm in [arm for arm in OF_NOTHING if arm in ARMS]:
         gaps = []
         for seed in range(3):
             order = np.random.default_rng(seed).permutation(dataset.x.shape[0])
@@ -265,7 +267,7 @@ def halves(dataset: Cells) -> dict[str, dict[str, float]]:
     return out
 
 
-def by_size(dataset: Cells, corpus: tuple) -> dict[str, dict[str, float]]:
+def by_size(dataset: Cells, corpus: "Corpus") -> dict[str, dict[str, float]]:
     """Maps of few cells, judged on all cells; and of counts thinned to a share."""
     out, whole = {}, np.round(dataset.counts.data[:2000]) == dataset.counts.data[:2000]
     conditions = [*SIZES, *(DEPTHS if whole.all() else ())]
@@ -294,34 +296,52 @@ def by_size(dataset: Cells, corpus: tuple) -> dict[str, dict[str, float]]:
 
 
 # -- corpus -------------------
-def corpus_of(datasets: list[Cells], shares: dict[str, np.ndarray], genes: np.ndarray) -> tuple:
-    """Signal shares (G,) and the frozen encoder's weight (H, G) of these datasets on the shared genes."""
-    place = {gene: i for i, gene in enumerate(genes)}
-    matrices, measured, aligned = [], [], []
+@dataclass
+class Corpus:
+    """Datasets (N, G) on genes they share, with their signal shares (G,) and the genes each has."""
+
+    genes: np.ndarray
+    matrices: list[csr_matrix]
+    measured: list[np.ndarray]
+    shares: list[np.ndarray]
+
+    @property
+    def place(self) -> dict[str, int]:
+        return {gene: i for i, gene in enumerate(self.genes)}
+
+    @cached_property
+    def encoder(self) -> np.ndarray:
+        """The frozen encoder's weight (H, G)."""
+        return embedding.fit(self.matrices, self.measured, self.shares, dimensions=CORPUS_DIMENSIONS)[0]
+
+
+def corpus_of(datasets: list[Cells], shares: dict[str, np.ndarray], genes: np.ndarray) -> Corpus:
+    corpus = Corpus(genes, [], [], [])
+    place = corpus.place
     for one in datasets:
         known = np.array([gene in place for gene in one.genes])
         target = np.array([place[gene] for gene in one.genes[known]])
         x = one.x[:, known].tocsr()
-        matrices.append(csr_matrix((x.data, target[x.indices], x.indptr), (x.shape[0], len(genes))))
+        corpus.matrices.append(csr_matrix((x.data, target[x.indices], x.indptr), (x.shape[0], len(genes))))
         share, has = np.zeros(len(genes)), np.zeros(len(genes), bool)
         share[target], has[target] = shares[one.name][known], True
-        aligned.append(share)
-        measured.append(has)
-    weight, _ = embedding.fit(matrices, measured, aligned, dimensions=CORPUS_DIMENSIONS)
-    cells = np.sqrt([one.x.shape[0] for one in datasets])
-    return place, embedding.average(aligned, measured, cells), weight
+        corpus.shares.append(share)
+        corpus.measured.append(has)
+    return corpus
 
 
-def prior_of(cells: Cells, corpus: tuple) -> np.ndarray:
+def prior_of(cells: Cells, corpus: Corpus) -> np.ndarray:
     """Signal shares of the corpus for the dataset's genes (G,); NaN where it has none, and the dataset's own count."""
-    place, shares, _ = corpus
+    roots = np.sqrt([matrix.shape[0] for matrix in corpus.matrices])
+    place, shares = corpus.place, embedding.average(corpus.shares, corpus.measured, roots)
     return np.array([shares[place[gene]] if gene in place else np.nan for gene in cells.genes])
 
 
-def encoder_of(cells: Cells, corpus: tuple) -> np.ndarray:
-    place, _, weight = corpus
+def frozen(cells: Cells, corpus: Corpus) -> np.ndarray:
+    """Every cell (N, H) by the frozen encoder."""
+    place = corpus.place
     columns = np.array([place.get(gene, -1) for gene in cells.genes])
-    return np.where(columns >= 0, weight[:, columns], 0)  # (H, G)
+    return cells.x @ np.where(columns >= 0, corpus.encoder[:, columns], 0).T
 
 
 # -- cells -------------------
@@ -405,10 +425,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data_dir", type=Path, required=True, help="datasets.csv and the files it lists")
     parser.add_argument("--setting", choices=SETTINGS, default=SETTINGS[0], help="default: %(default)s")
     parser.add_argument("--datasets", metavar="A,B", help="these only; a corpus has all others all the same")
+    parser.add_argument("--arms", metavar="A,B", help=f"these only, of {', '.join(ARMS)}")
     parser.add_argument("--most", type=int, default=2000, help="cells of a dataset (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="a CSV of every dataset's numbers, gone on with where it is there")
     args = parser.parse_args(argv)
     warnings.filterwarnings("ignore")
+    for arm in set(ARMS) - set(args.arms.split(",") if args.arms else ARMS):
+        del ARMS[arm]
     return measure(
         args.data_dir, args.setting, args.datasets.split(",") if args.datasets else None, args.most, args.out
     )
@@ -448,7 +471,7 @@ def measured(one: Cells, setting: str, corpora: "Corpora | None") -> dict[str, d
     """The numbers of each arm on one dataset."""
     if setting == "invented" and one.labels is None:  # simulated: nothing to permute
         cells = one.measured()
-        return {arm: islands(ARMS[arm](cells)(cells.x)) for arm in ("ours", "15 PCs", "50 PCs")}
+        return {arm: islands(ARMS[arm](cells)(cells.x)) for arm in OF_NOTHING if arm in ARMS}
     if setting in ("invented", "halves"):
         return (invented if setting == "invented" else halves)(one)
     if corpora is None:
@@ -467,9 +490,9 @@ class Corpora:
         by_species = [set().union(*(one.genes for one in datasets if one.mouse is mouse)) for mouse in (True, False)]
         self.genes = np.array(sorted(by_species[0] & by_species[1]))
         self.shares = {one.name: embedding.signal_shares(one.x) for one in datasets}
-        self.made: dict[str | None, tuple] = {}
+        self.made: dict[str | None, Corpus] = {}
 
-    def without(self, left_out: str | None) -> tuple:
+    def without(self, left_out: str | None) -> Corpus:
         if left_out not in self.made:
             self.made.clear()
             kept = [one for one in self.datasets if family(one.name) != left_out]

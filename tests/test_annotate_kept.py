@@ -144,13 +144,14 @@ def test_queries_of_other_formats_are_sharded_too(files, kind):
 
 
 def test_groups_and_plain_embeddings_are_sharded_too(files):
-    for name in ("--explore", "--embed_only"):
-        line = ["--query", files / "few.h5ad", name]
-        assert run(*line, "--out", files / f"one{name}.h5ad") == 0
+    for name in ("explore", "embed_only"):
+        line = ["--query", files / "few.h5ad", f"--{name}", *(["4"] if name == "explore" else [])]
+        one, two = files / f"one_{name}.h5ad", files / f"two_{name}.h5ad"
+        assert run(*line, "--out", one) == 0
         for i in (1, 2):
-            assert run(*line, "--out", files / f"two{name}.h5ad", "--shard", f"{i}/2") == 0
-        assert run(*line, "--out", files / f"two{name}.h5ad", "--merge") == 0
-        assert_same(files / f"one{name}.h5ad", files / f"two{name}.h5ad")
+            assert run(*line, "--out", two, "--shard", f"{i}/2") == 0
+        assert run(*line, "--out", two, "--merge") == 0
+        assert_same(one, two)
 
 
 def test_a_share_without_a_block_is_a_part_all_the_same(files, monkeypatch):
@@ -413,5 +414,6 @@ def test_what_a_labeller_brings_cannot_be_asked_for_beside_it(files, capsys):
 
 
 def test_a_labeller_that_cannot_be_written_is_an_error_with_its_name(files, capsys):
-    said = refusal(capsys, *ways(files)["own labels"], "--save_labeller", files)
-    assert "is a folder" in said
+    line = [*ways(files)["own labels"], "--save_labeller"]
+    assert "is a folder" in refusal(capsys, *line, files)
+    assert "few.h5ad is a file, not a folder" in refusal(capsys, *line, files / "few.h5ad" / "kept.labeller")

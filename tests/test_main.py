@@ -751,7 +751,9 @@ def test_proposed_commands_keep_the_flags_of_the_run(run, tmp_path, capsys):
     flags = f"--data_dir {tmp_path / 'data'} --datasets Mouse_A,Mouse_B --pretrained_model {tmp_path / 'model.out'}"
     assert f"next: python main.py --kmeans {flags}" in said and "next, phase 2: python main.py --is_pretrain" in said
     assert run("--batch_num", 3) == 0
-    assert "no effect with testing (without --is_pretrain): --avg_cluster_num, --batch_num" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no effect with testing (without --is_pretrain): --avg_cluster_num, --batch_num" in said
+    assert f"next: python clus.py --data_dir {tmp_path / 'data'}" in said and "next: python fig.py" in said
 
 
 def test_values_that_cannot_be_normalised_are_a_line_with_the_dataset(run, corpus, capsys):

@@ -49,7 +49,7 @@
   }
 
   function bars() {
-    const name = k => by_group ? "group " + groups.numbers[k] + called(k) : data.names[k];
+    const name = k => by_group ? "group " + groups.numbers[k] + called(k) : (k + 1) + " " + data.names[k];
     const rows = gene.shares.map((share, k) => {
       const all = share.reduce((a, b) => a + b, 0);
       const sum = share.reduce((a, b, level) => a + b * level, 0) / data.genes.levels * gene.top;
@@ -57,8 +57,9 @@
     }).filter(row => row.all > 0).sort((a, b) => b.mean - a.mean || a.k - b.k);
     const colours = by_group ? groups.colours : data.colours;
     const lines = rows.map(row => {
-      const head = element("th", brief(name(row.k), 60));
+      const head = element("th", brief(name(row.k), 34));
       head.scope = "row";
+      head.title = brief(name(row.k), 300);
       const cells = [element("td", undefined, [violin(row.share, colours[row.k])]), element("td", row.mean.toFixed(2)),
         element("td", row.on > 0 && row.on < 0.01 ? "< 1 %" : (100 * row.on).toFixed(0) + " %")];
       cells[1].className = cells[2].className = "num";

@@ -8,6 +8,10 @@ from collections.abc import Mapping, Sequence
 from annotation.report.annotation import Annotation
 from annotation.report.words import percent, plural, text
 
+POINTING = (
+    "Ringed cells are those to look at first. Point at a row to light its cells, click a cell to jump to its row."
+)
+
 
 def naming(a: Annotation, fill, tools: str = "", bars: str = "", downloads: str = "") -> str:
     """A map by group, and a row a group with what tells its type and a box for its name; "" without groups.
@@ -23,6 +27,7 @@ def naming(a: Annotation, fill, tools: str = "", bars: str = "", downloads: str 
     return fill(
         "naming.html",
         map="" if a.umap is None else fill("group.html", cells=plural(len(a.cells), "cell")),
+        pointing="" if a.umap is None else POINTING,
         tools=tools,
         bars=bars,
         downloads=downloads,

@@ -1,5 +1,5 @@
   // The start: everything is drawn, then the page says that it is ready
-  if (x) maps();
+  if (x) start_maps();
   if (groups) start_naming();
   start_genes();
   window.scpretrain.ready = true;

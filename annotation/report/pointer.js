@@ -52,7 +52,7 @@
     redraw();
   }
 
-  function handle(panel, picture) {
+  function handle(panel) {
     const div = panel.div, fingers = new Map(), frame = element("div");
     frame.className = "frame";
     frame.hidden = true;

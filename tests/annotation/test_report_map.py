@@ -234,7 +234,7 @@ def test_a_gene_colours_both_maps_and_has_its_violins_beside_them(browser, tmp_p
         "3 log1p of counts per 10,000"
     ] * 2
     lines = [line.inner_text().split("\t") for line in tab.locator("#gene-bars tbody tr").all()]
-    assert [lines[0][0].strip(), *lines[0][-2:]] == ["alpha", "3.00", "100 %"] and lines[1][-1] == "0 %"
+    assert [lines[0][0].strip(), *lines[0][-2:]] == ["2 alpha", "3.00", "100 %"] and lines[1][-1] == "0 %"
     assert tab.locator("#gene-bars svg").count() == 3
     beside, map_ = tab.locator("#gene-bars").bounding_box(), tab.locator("#map-confidence").bounding_box()
     assert beside["x"] > map_["x"] + map_["width"] and abs(beside["y"] - map_["y"]) < 60
