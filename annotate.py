@@ -12,6 +12,8 @@ python annotate.py --query cells.h5ad --markers markers.csv --out annotated.h5ad
     the types come from marker genes: type,gene[,sign]
 python annotate.py --query cells.h5ad --out annotated.h5ad --embed_only
     no types, just the embedding for scanpy
+python annotate.py --query new.h5ad --labeller kept.labeller --out annotated.h5ad
+    the types come from what an earlier run kept with --save_labeller kept.labeller
 
 Query and references: .h5ad, .h5mu, .zarr, 10x .h5 or filtered_feature_bc_matrix/, folders of kallisto, alevin-fry and
 Parse, Cell BLAST .h5, .csv/.tsv(.gz), .loom.
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import shlex
 import sys
 import warnings
@@ -33,12 +36,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flags
-from annotation.wishes import GROUPS, Wishes
+from annotation.wishes import Wishes
 
-VALUES = (  # what the numbers may be: the names of reading.normalize, which takes long to import
-    *("counts", "cp10k", "cpm", "tpm", "log1p", "log1p_cpm", "log1p_counts"),
-    *("log2", "log2_cp10k", "log2_cpm", "log2_tpm10", "log2_counts", "log10"),
-)
 PREFIX = "scpretrain"
 BESIDE = {  # what lies beside the .h5ad
     "table": ".csv",
@@ -53,111 +52,22 @@ LARGE = 500_000_000  # bytes: a longer copy says so
 def build_parser() -> flags.Parser:
     """The flags of this command."""
     parser = flags.Parser(__doc__)
-    add_cells(parser)
-    add_how(parser)
+    for group in (flags.labelled_cells, flags.labelling):
+        group(parser)
     return parser
 
 
-def add_cells(parser: flags.Parser) -> None:
-    """What is labelled, and what says the types."""
-    cells = parser.add_argument_group("cells")
-    cells.add_argument("--query", type=Path, required=True, metavar="FILE", help="the cells to label")
-    cells.add_argument(
-        "--reference",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="labelled datasets to learn the types from",
-    )
-    cells.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="the .h5ad to write; a .csv and a .html lie beside it"
-    )
-    cells.add_argument(
-        "--label_key", metavar="COLUMN", help="the column of cell types (default: cell_ontology_class, else cell_type)"
-    )
-    cells.add_argument(
-        "--batch_key", metavar="COLUMN", help="of the references: their batches or donors; whole ones are held out"
-    )
-    cells.add_argument(
-        "--unlabeled", nargs="+", default=[], metavar="LABEL",
-        help="labels that mean a cell has none, such as Unknown; empty and NaN always do",
-    )  # fmt: skip
-    cells.add_argument(
-        "--explore", type=flags.natural, nargs="?", const=GROUPS, default=0, metavar="N",
-        help=f"no labels yet: about N groups of cells (default: {GROUPS}), and a page to name them on",
-    )  # fmt: skip
-    cells.add_argument(
-        "--labels", type=Path, metavar="FILE",
-        help="a table of labels: cell,cell_type or group,cell_type (groups of --explore); goes before --label_key",
-    )  # fmt: skip
-    cells.add_argument(
-        "--markers", type=Path, metavar="FILE",
-        help="marker genes of the types: type,gene[,sign]; or genes x types of 0 and 1; or scType's lists. With "
-        "--explore they propose names",
-    )  # fmt: skip
-    cells.add_argument("--embed_only", action="store_true", help="no labels, only the embedding")
-    flags.keep(cells, "--species", choices=("human", "mouse"), help="of the query (default: told from its gene names)")
-    cells.add_argument("--reference_species", choices=("human", "mouse"), help="of the references (default: likewise)")
-    flags.keep(cells, "--values", choices=VALUES, help="what the query's numbers are (default: found out)")
-    flags.keep(
-        cells, "--layer", metavar="NAME", help="the query's matrix to use: X, raw or a layer (default: found out)"
-    )
-    flags.keep(cells, "--modality", metavar="NAME", help="of a .h5mu query (default: rna, gex or the only one)")
-    flags.keep(
-        cells,
-        "--force",
-        action="store_true",
-        help="go on with doubled gene names, or under 10 %% of the checkpoint's genes",
-    )
-
-
-def add_how(parser: flags.Parser) -> None:
-    """How it is done, and what is written."""
-    how = parser.add_argument_group("how")
-    flags.keep(
-        how,
-        "--pretrained_model",
-        type=Path,
-        metavar="FILE",
-        help="checkpoint (default: one is made of query and references)",
-    )
-    flags.keep(how, "--gene_list", type=Path, metavar="FILE", help="genes of a published bare checkpoint")
-    how.add_argument(
-        "--unknown", type=float, nargs="?", const=0.05, metavar="SHARE",
-        help="call cells Unknown that no known type explains, wrongly so for at most about this share of the known "
-        "ones (0.05 where no number is given; default: off)",
-    )  # fmt: skip
-    how.add_argument(
-        "--consensus", action=argparse.BooleanOptionalAction, default=True, help="let small clusters vote (default: on)"
-    )
-    how.add_argument(
-        "--suggest", type=flags.natural, default=0, metavar="N", help="list the N cells whose labels would help most"
-    )
-    how.add_argument(
-        "--probabilities", action="store_true", help="write the probability of every type for every cell too"
-    )
-    how.add_argument("--umap", action=argparse.BooleanOptionalAction, default=True, help="compute a UMAP (default: on)")
-    how.add_argument(
-        "--report", action=argparse.BooleanOptionalAction, default=True, help="write the .html (default: on)"
-    )
-    flags.keep(how, "--data_dir", type=Path, default=Path("dataset"), metavar="DIR", help="where the ortholog table is")
-    flags.keep(how, "--offline", action="store_true", help="never touch the network")
-    flags.keep(how, "--seed", type=flags.natural, default=0, help="every chance comes from it (default: 0)")
-    flags.talking(how)
-
-
 if __name__ == "__main__":
-    flags.answer(build_parser(), flags.check_files, flags.check_fill(Wishes))
+    flags.answer(build_parser(), flags.check_files, flags.check_labelling(Wishes))
 
 import h5py
 import numpy as np
 
 import utils
-from annotation import given_labels, marker_labels, report, write_h5ad
+from annotation import given_labels, keep, marker_labels, report, shards, write_h5ad
 from annotation.outcome import SLOW, Found, label, progress
 from annotation.page import Naming, about, page_of, probabilities_of, table_of, tell
-from annotation.work import learn_from
+from annotation.work import Work, learn_from
 from files import whole, writable
 from reading import catalogue
 from reading import source as q
@@ -172,8 +82,22 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     run = lambda args: command(args, argv)  # noqa: E731
-    check = flags.check_fill(Wishes)
+    check = flags.check_labelling(Wishes)
     return flags.run(run, build_parser(), argv, check=check, check_paths=flags.check_files)
+
+
+def learn(cells: Source, references: Sequence[Source], model: Path | None, wishes: Wishes) -> Work:
+    """What is known before the first cell is labelled: from a labeller's file, or learnt here; kept where asked."""
+    if wishes.labeller is None:
+        work = learn_from(cells, references, model, wishes)
+    elif model is not None:
+        raise ValueError("--labeller brings its encoder: leave it out, or leave --pretrained_model out")
+    else:
+        whole_work = wishes.shard is None or wishes.save_labeller is not None
+        work = keep.work_with(wishes.labeller, cells, wishes, whole_work=whole_work)
+    if wishes.save_labeller is not None:
+        keep.save(wishes.save_labeller, work)
+    return work
 
 
 def annotate_cells(
@@ -188,8 +112,11 @@ def annotate_cells(
 
     sink: handed the width H, gives what takes the embedding (N, H) by slices.
     """
-    work = learn_from(cells, references, model, wishes)
-    found = label(work, sink(work.labeller.width))
+    work = learn(cells, references, model, wishes)
+    if wishes.merge is None:
+        found = label(work, sink(work.labeller.width))
+    else:
+        found = shards.joined(work, wishes.merge, sink)
     found.uns = about(found, command)
     tell(found)
     return found
@@ -198,7 +125,8 @@ def annotate_cells(
 # -- files ----------------------------------------------------------------
 def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
     """The door for files: open, annotate, write."""
-    check_out(args.out, [path for path in (args.query, *args.reference, args.labels, args.markers) if path])
+    inputs = [args.query, *args.reference, args.labels, args.markers, args.labeller, *(args.merge or ())]
+    check_out(args.out, args.save_labeller, [path for path in inputs if path])
     given = given_labels.read(args.labels, args.label_key) if args.labels else None
     for path in (args.query, *args.reference):
         format_of(path)  # before anything is fetched
@@ -207,12 +135,18 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
         table_of_genes = partial(catalogue.orthologs, args.data_dir, offline=args.offline)
         how = {name: getattr(args, name) for name in ("species", "values", "layer", "modality", "force")}
         theirs = [(path, {"species": args.reference_species, "force": args.force}) for path in args.reference]
-        needed = args.markers is not None
         cells, references, table = open_all(
-            stack, (args.query, how), theirs, table_of_genes, needed=needed, of_mouse=args.pretrained_model is not None
+            stack, (args.query, how), theirs, table_of_genes, of_mouse=args.pretrained_model is not None
         )
-        markers = marker_labels.read(args.markers, table) if args.markers else None
+        markers = markers_of(args.markers, cells, table, table_of_genes) if args.markers else None
         wishes = replace(flags.fill(Wishes, args), labels=given, markers=markers)
+        if wishes.merge is not None:
+            wishes = replace(wishes, merge=wishes.merge or shards.found_beside(args.out))
+        if args.out is None or wishes.shard:
+            work = learn(cells, references, args.pretrained_model, wishes)
+            if wishes.shard:
+                shards.write(shards.path_of(args.out, wishes.shard), work, wishes.shard)
+            return
         beside = beside_of(args.out, wishes, args.report)
         parts = {path: stack.enter_context(whole(path)) for path in (args.out, *beside.values())}
 
@@ -228,6 +162,8 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
         for kind, path in beside.items():
             write_beside(kind, parts[path], found, args.out.stem, naming)
     log.log(RESULT, f"{', '.join([str(args.out), *(path.name for path in beside.values())])} written")
+    if former := [path.name for path in left_over(args.out) if path not in beside.values()]:
+        log.warning(f"{', '.join(former)} beside it: of an earlier run with this --out, not of this one")
 
 
 def open_all(
@@ -236,25 +172,40 @@ def open_all(
     theirs: Sequence[tuple[Path, dict[str, Any]]],
     orthologs: Callable[..., dict[str, str]],
     *,
-    needed: bool,
     of_mouse: bool,
 ) -> tuple[Source, list[Source], dict[str, str]]:
     """Query and references, each a file and how to open it; and the ortholog table, fetched only where it is needed.
 
-    needed: whatever the species. of_mouse: a checkpoint is used, whose genes are of mouse.
+    of_mouse: a checkpoint is used, whose genes are of mouse.
     """
-    table = orthologs(needed=needed)
+    table = orthologs(needed=False)
     references = [stack.enter_context(q.open_source(path, table, **how)) for path, how in theirs]
     cells = stack.enter_context(q.open_source(query[0], table, like=references, **query[1]))
-    q.refuse_cells(cells)
-    everything = [cells, *references]
+    return cells, references, matched([cells, *references], table, orthologs, of_mouse)
+
+
+def matched(
+    everything: Sequence[Source], table: dict[str, str], orthologs: Callable[..., dict[str, str]], of_mouse: bool
+) -> dict[str, str]:
+    """Match the genes of the query, first, and the references; the ortholog table, fetched where two species meet."""
+    q.refuse_cells(everything[0])
     species = {source.species for source in everything}
     if not table and (len(species) > 1 or (of_mouse and "human" in species)):
         table = orthologs()
         for source in everything:
             q.names_of(source, table)
     q.translate(everything, table)
-    return cells, references, table
+    return table
+
+
+def markers_of(
+    path: Path, cells: Source, table: dict[str, str], orthologs: Callable[..., dict[str, str]]
+) -> marker_labels.Markers:
+    """The file of marker genes; the ortholog table is fetched where hardly a gene is measured under its own name."""
+    markers = marker_labels.read(path, table)
+    if not table and marker_labels.of_another_species(markers, cells):
+        markers = marker_labels.read(path, orthologs())
+    return markers
 
 
 def begin_h5ad(target: Path, query: Path, cells: Source) -> None:
@@ -305,6 +256,11 @@ def beside_of(out: Path, wishes: Wishes, page: bool) -> dict[str, Path]:
     return {kind: out.with_suffix(BESIDE[kind]) for kind, wished in wanted.items() if wished}
 
 
+def left_over(out: Path) -> list[Path]:
+    """The files beside `out` that are there, whichever run wrote them."""
+    return [path for end in BESIDE.values() if (path := out.with_suffix(end)).exists()]
+
+
 def naming_after(query: Path, out: Path, line: Callable[[str], str]) -> Naming:
     """What comes after the page was used to name groups: the same query with its labels. line: adds the kept flags."""
     target = out.with_name("labelled.h5ad" if out.name == "annotated.h5ad" else "annotated.h5ad")
@@ -312,18 +268,30 @@ def naming_after(query: Path, out: Path, line: Callable[[str], str]) -> Naming:
     return Naming(line(words), f"{out.stem}.labels.csv", out.with_suffix(".csv").name)
 
 
-def check_out(out: Path, inputs: Sequence[Path]) -> None:
-    """ValueError where `out` or a file beside it would overwrite an input, or cannot be written."""
+def check_out(out: Path | None, labeller: Path | None, inputs: Sequence[Path]) -> None:
+    """ValueError where `out`, a file beside it, or a labeller would overwrite an input, or cannot be written."""
+    if labeller is not None:
+        if labeller.is_dir():
+            raise ValueError(f"--save_labeller {labeller} is a folder; name a file in it")
+        refuse_same(f"--save_labeller {labeller}", labeller, [*inputs, *([out] if out else [])])
+        flags.check_folder(f"--save_labeller {labeller}", labeller.parent)
+    if out is None:
+        return
     if out.suffix != ".h5ad":
         raise ValueError(f"--out {out} must end in .h5ad, that is what is written")
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder; name a file in it")
     for path in (out, *(out.with_suffix(end) for end in BESIDE.values())):
-        for other in inputs:
-            if path.exists() and other.exists() and path.samefile(other) or path.absolute() == other.absolute():
-                raise ValueError(f"--out {out} would overwrite the input {other}; name another file")
+        refuse_same(f"--out {out}", path, inputs)
     if not writable(out.parent):
         raise ValueError(f"--out {out}: the folder {out.absolute().parent} cannot be written; name another one")
+
+
+def refuse_same(flag: str, path: Path, inputs: Sequence[Path]) -> None:
+    """ValueError where a file to write is one of those that are read."""
+    for other in inputs:
+        if path.exists() and other.exists() and path.samefile(other) or path.absolute() == other.absolute():
+            raise ValueError(f"{flag} would overwrite the input {other}; name another file")
 
 
 # -- notebooks ----------------------------------------------------------------
@@ -334,7 +302,7 @@ def annotate(
     label_key: str | None = None,
     batch_key: str | None = None,
     unlabeled: str | Sequence[str] = (),
-    labels: str | Path | Mapping[str, str] | None = None,
+    labels: str | Path | Mapping[Any, str] | None = None,
     markers: str | Path | None = None,
     explore: int = 0,
     embed_only: bool = False,
@@ -351,6 +319,8 @@ def annotate(
     report: str | Path | None = None,
     force: bool = False,
     seed: int = 0,
+    labeller: str | Path | None = None,
+    save_labeller: str | Path | None = None,
     data_dir: str | Path = "dataset",
     offline: bool = True,
     verbose: bool = True,
@@ -363,7 +333,8 @@ def annotate(
         label_key: the column of obs with cell types. Default: cell_ontology_class, else cell_type.
         batch_key: the column of the references with batches or donors; whole ones are held out to set limits.
         unlabeled: label(s) that mean a cell has none, such as "Unknown"; empty and NaN always do.
-        labels: a table of labels (a file cell,cell_type or group,cell_type), or a dict or Series cell -> type.
+        labels: a table of labels (a file cell,cell_type or group,cell_type), or a dict or Series cell -> type, or
+            group -> type where obs has the scpretrain_group of explore.
         markers: a file of marker genes, type,gene[,sign].
         explore: so many groups of cells to be named, e.g. 20; no labels are needed.
         embed_only: no labels, only the embedding.
@@ -379,12 +350,14 @@ def annotate(
         report: a file to write the page to, e.g. "annotated.html".
         force: go on with doubled gene names, or under 10 % of the checkpoint's genes.
         seed: every chance comes from it.
+        labeller: a file that save_labeller wrote: label by what was learnt then.
+        save_labeller: a file to keep in what was learnt.
         data_dir: where the ortholog table is. offline: never touch the network.
         verbose: say what is done on standard output; otherwise nothing is written there or to standard error.
     Returns:
         A copy in memory with obs["scpretrain_..."], obsm["X_scpretrain"] and uns["scpretrain"].
     Raises:
-        ValueError: with what to do about it, as the command does.
+        ValueError: with what to do about it, as the command does. FileNotFoundError: for a file that is not there.
     """
     wanted = dict(
         label_key=label_key,
@@ -400,23 +373,25 @@ def annotate(
         gene_list=None if gene_list is None else Path(gene_list),
         force=force,
         seed=seed,
+        labeller=None if labeller is None else Path(labeller),
+        save_labeller=None if save_labeller is None else Path(save_labeller),
     )
     others = [reference] if hasattr(reference, "obs_names") else list(reference)
     wanted["reference"] = tuple(f"reference {i}" for i in range(1, len(others) + 1))
-    Wishes(**wanted, labels=labels, markers=markers)  # refuses what cannot be before any work
-    given = given_of(labels, label_key)
-    with spoken(verbose):
+    with spoken(verbose), by_argument():
+        Wishes(**wanted, labels=labels, markers=markers)  # refuses what cannot be before any work
+        given = given_of(labels, label_key, adata)
         out = adata.to_memory() if adata.isbacked else adata.copy()  # before any work: what cannot be copied fails now
         utils.seed_everything(seed)
-        table = catalogue.orthologs(Path(data_dir), offline=offline)
+        orthologs = partial(catalogue.orthologs, Path(data_dir), offline=offline)
+        table = orthologs(needed=False)
         cells = of_adata(out, "adata", table, species=species, values=values, force=force)
-        q.refuse_cells(cells)
         sources = [
             of_adata(one, f"reference {i}", table, species=reference_species, force=force)
             for i, one in enumerate(others, 1)
         ]
-        q.translate([cells, *sources], table)
-        genes = None if markers is None else marker_labels.read(Path(markers), table)
+        table = matched([cells, *sources], table, orthologs, pretrained_model is not None)
+        genes = None if markers is None else markers_of(Path(markers), cells, table, orthologs)
         wishes = Wishes(**wanted, labels=given, markers=genes)
         model = None if pretrained_model is None else Path(pretrained_model)
         found = annotate_cells(
@@ -434,12 +409,26 @@ def annotate(
         return out
 
 
-def given_of(labels: str | Path | Mapping[str, str] | None, label_key: str | None) -> given_labels.Given | None:
-    """Labels as a notebook hands them: a file, or types by the cell's name."""
+def given_of(
+    labels: str | Path | Mapping[Any, str] | None, label_key: str | None, adata: AnnData
+) -> given_labels.Given | None:
+    """Labels as a notebook hands them: a file, or types by the cell's name, or by the group of an earlier run."""
     if labels is None or isinstance(labels, (str, Path)):
         return None if labels is None else given_labels.read(Path(labels), label_key)
     types = {str(cell): "" if kind is None or kind != kind else str(kind) for cell, kind in labels.items()}
-    return given_labels.Given(Path("labels"), False, types)
+    groups = {str(name) for name in adata.obs.get(given_labels.GROUP, ())}
+    by_group = bool(groups & set(types)) and not set(adata.obs_names) & set(types)
+    return given_labels.Given(Path("labels"), by_group, types)
+
+
+@contextmanager
+def by_argument() -> Iterator[None]:
+    """Let errors name the arguments of the function, not the flags of the command."""
+    try:
+        yield
+    except ValueError as error:
+        error.args = (re.sub(r"--([a-z]\w+)", r"`\1`", str(error)),)
+        raise
 
 
 @contextmanager

@@ -18,7 +18,7 @@ if __name__ == "__main__":
     flags.answer(parser())
 
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 
 import pandas as pd
@@ -31,7 +31,8 @@ from stages import plot, score
 from voice import RESULT, log
 
 TITLES = score.METRICS | score.CLUSTER_METRICS
-OF_MAIN, OF_CLASSIFIER, OF_CLUSTERS = tuple(score.METRICS), ("auprc", "auroc"), ("ari", "silhouette")
+OF_MAIN, OF_CLASSIFIER, OF_CLUSTERS = tuple(score.METRICS), ("auprc", "auroc"), ("ari", "leiden", "silhouette")
+LEIDEN = "Leiden at resolution 1", TITLES["ari"]  # whatever the number of types, where k-means is told it
 METHODS = {
     "nn": "main.py's classifier",  # a network or the few-label classifier: tables do not say the recipe
     "svm": "linear SVM",
@@ -57,6 +58,8 @@ class Panel:
 
     @property
     def title(self) -> str:
+        if self.metric == "leiden":
+            return ": ".join(LEIDEN)
         kind = self.method.removesuffix("_tuned")
         return f"{METHODS[kind]}{', tuned' if kind != self.method else ''}: {TITLES[self.metric]}"
 
@@ -67,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def command(args: argparse.Namespace) -> None:
     """Draw what has results, name what has none with the command that makes it."""
-    panels, missing = collect(args.save_result, lambda words: flags.command_line(words, args))
+    # the default folder need not be where the data are: results do not say where they came from
+    where = "" if "data_dir" in args.given or any(args.data_dir.glob("*.h5*")) else " --data_dir DIR"
+    panels, missing = collect(args.save_result, lambda words: flags.command_line(f"{words}{where}", args))
     pictures = flags.fill(utils.Pictures, args)
     if not panels:
         lines = "".join(f"\n  {line}" for line in missing.values())
@@ -129,11 +134,13 @@ def draw(axis: Axes, panel: Panel, *, title: str = "") -> score.Comparison:
 
 def summary(panels: Sequence[Panel]) -> Figure:
     """Every panel on one page: a row for main.py, then a column for each other method."""
-    rows = [of_main] if (of_main := [panel for panel in panels if panel.method == "nn"]) else []
+    rows: list[Sequence[Panel | None]] = (
+        [of_main] if (of_main := [panel for panel in panels if panel.method == "nn"]) else []
+    )
     columns = [list(of_one) for method, of_one in groupby(panels, lambda panel: panel.method) if method != "nn"]
     each = -(-len(columns) // max(1, -(-len(columns) // ACROSS)))  # as many in each row
     for start in range(0, len(columns), max(1, each)):
-        rows += zip(*columns[start : start + each], strict=True)
+        rows += zip_longest(*columns[start : start + each])  # k-means has Leiden beside it
     across = max(len(row) for row in rows)
     figure = Figure(figsize=(2.5 * across, 2.75 * len(rows) + 0.4), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.12)  # inches: a title of two lines must not touch the row above
@@ -142,12 +149,15 @@ def summary(panels: Sequence[Panel]) -> Figure:
         for axis in of_row[len(row) :]:
             axis.set_axis_off()
         for axis, panel in zip(of_row, row, strict=False):
+            if panel is None:
+                axis.set_axis_off()
+                continue
             title = panel.title.replace(": ", ":\n")
             draw(axis, panel, title=title)
             axis.set(xlabel="", ylabel="")
             axis.tick_params(labelsize=7)
     datasets = max(len(panel.values) for panel in panels)
-    figure.suptitle(f"{datasets} datasets, one point each; above the diagonal pre-training helped", fontsize=11)
+    figure.suptitle(f"{datasets} datasets, one point each; above the diagonal scPretrain is better", fontsize=11)
     figure.supxlabel(utils.ARMS[1], fontsize=10)
     figure.supylabel(utils.ARMS[0], fontsize=10)
     return figure

@@ -16,11 +16,17 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import ranks
 from voice import RESULT, clean, heard
 
 RECIPES = ("scpretrain2", "paper")  # the first is the default
 CLASSIFIERS = ("svm", "rf", "lr", "knn")
 FORMATS = ("pdf", "png", "svg")
+VALUES = (  # what a query's numbers may be: the names of reading.normalize, which a test compares
+    *("counts", "cp10k", "cpm", "tpm", "log1p", "log1p_cpm", "log1p_counts"),
+    *("log2", "log2_cp10k", "log2_cpm", "log2_tpm10", "log2_counts", "log10"),
+)
+EXPLORED = 20  # groups, those of annotation.wishes, which a test compares too
 BASE_URL = "https://cblast.gao-lab.org"
 
 Made = TypeVar("Made")
@@ -53,6 +59,17 @@ def number(kind: Callable[[str], Any], holds: Callable[[Any], bool], words: str)
 
 count = number(int, lambda value: value >= 1, "must be at least 1, not")
 natural = number(int, lambda value: value >= 0, "must not be negative, it is")
+
+
+def share(text: str) -> tuple[int, int]:
+    """2/3, the second of three, as (2, 3)."""
+    with suppress(ValueError):
+        i, n = (int(part) for part in text.split("/"))
+        if 1 <= i <= n:
+            return i, n
+    raise argparse.ArgumentTypeError(f"{text!r}: say which of how many, such as 2/3")
+
+
 rate = number(float, lambda value: 0 < value < float("inf"), "must be above 0, not")
 
 
@@ -70,7 +87,8 @@ class Parser(argparse.ArgumentParser):
                 if near := difflib.get_close_matches(word.split("=")[0], known, 1):
                     message += f"; did you mean {near[0]}?"
                     break
-        super().error(message)
+        # the reason alone: below fourteen lines of usage it was overlooked
+        self.exit(2, f"error: {clean(message)} (python {self.prog} --help lists the flags)\n")
 
     @property
     def kept(self) -> list[str]:
@@ -224,6 +242,67 @@ def running(parser: Parser) -> None:
     talking(group)
 
 
+def labelled_cells(parser: Parser) -> None:
+    """Of annotate.py: what is labelled, and what says the types."""
+    group = parser.add_argument_group("cells")
+    add = group.add_argument
+    add("--query", type=Path, required=True, metavar="FILE", help="the cells to label")
+    add("--reference", type=Path, nargs="+", default=[], metavar="FILE",
+        help="labelled datasets to learn the types from")  # fmt: skip
+    add("--labeller", type=Path, metavar="FILE",
+        help="label by what --save_labeller wrote: the rest of the same query, or another sample")  # fmt: skip
+    add("--out", type=Path, metavar="FILE", help="the .h5ad to write; a .csv and a .html lie beside it")
+    add("--label_key", metavar="COLUMN",
+        help="the column of cell types (default: cell_ontology_class, else cell_type)")  # fmt: skip
+    add("--batch_key", metavar="COLUMN",
+        help="of the references: their batches or donors; whole ones are held out")  # fmt: skip
+    add("--unlabeled", nargs="+", default=[], metavar="LABEL",
+        help="labels that mean a cell has none, such as Unknown; empty and NaN always do")  # fmt: skip
+    add("--explore", type=count, nargs="?", const=EXPLORED, default=0, metavar="N",
+        help=f"no labels yet: about N groups of cells (default: {EXPLORED}), and a page to name them on")  # fmt: skip
+    add("--labels", type=Path, metavar="FILE",
+        help="a table of labels: cell,cell_type or group,cell_type (groups of --explore); goes before "
+        "--label_key")  # fmt: skip
+    add("--markers", type=Path, metavar="FILE",
+        help="marker genes of the types: type,gene[,sign]; or genes x types of 0 and 1; or scType's lists. With "
+        "--explore they propose names")  # fmt: skip
+    add("--embed_only", action="store_true", help="no labels, only the embedding")
+    keep(group, "--species", choices=("human", "mouse"), help="of the query (default: told from its gene names)")
+    add("--reference_species", choices=("human", "mouse"), help="of the references (default: likewise)")
+    keep(group, "--values", choices=VALUES, help="what the query's numbers are (default: found out)")
+    keep(group, "--layer", metavar="NAME", help="the query's matrix to use: X, raw or a layer (default: found out)")
+    keep(group, "--modality", metavar="NAME", help="of a .h5mu query (default: rna, gex or the only one)")
+    keep(group, "--force", action="store_true",
+         help="go on with doubled gene names, or under 10 %% of the checkpoint's genes")  # fmt: skip
+
+
+def labelling(parser: Parser) -> None:
+    """Of annotate.py: how it is done, and what is written."""
+    group = parser.add_argument_group("how")
+    add, either = group.add_argument, argparse.BooleanOptionalAction
+    keep(group, "--pretrained_model", type=Path, metavar="FILE",
+         help="checkpoint (default: one is made of query and references)")  # fmt: skip
+    keep(group, "--gene_list", type=Path, metavar="FILE", help="genes of a published bare checkpoint")
+    add("--unknown", type=float, nargs="?", const=0.05, metavar="SHARE",
+        help="call cells Unknown that no known type explains, wrongly so for at most about this share of the known "
+        "ones (0.05 where no number is given; default: off)")  # fmt: skip
+    add("--consensus", action=either, default=True, help="let small clusters vote (default: on)")
+    add("--suggest", type=natural, default=0, metavar="N", help="list the N cells whose labels would help most")
+    add("--probabilities", action="store_true", help="write the probability of every type for every cell too")
+    add("--umap", action=either, default=True, help="compute a UMAP (default: on)")
+    add("--report", action=either, default=True, help="write the .html (default: on)")
+    add("--save_labeller", type=Path, metavar="FILE",
+        help="keep what was learnt, for --labeller; without --out nothing else is done")  # fmt: skip
+    add("--shard", type=share, metavar="I/N",
+        help="label only every N-th block of the query, beginning with the I-th, into a part beside --out")  # fmt: skip
+    add("--merge", type=Path, nargs="*", metavar="PART",
+        help="join the parts that --shard wrote (default: those beside --out)")  # fmt: skip
+    keep(group, "--data_dir", type=Path, default=Path("dataset"), metavar="DIR", help="where the ortholog table is")
+    keep(group, "--offline", action="store_true", help="never touch the network")
+    keep(group, "--seed", type=natural, default=0, help="every chance comes from it (default: 0)")
+    talking(group)
+
+
 def talking(group: argparse._ArgumentGroup) -> None:
     """The flags of every command about what it prints."""
     group.add_argument("--quiet", action="store_true", help="say nothing but warnings, the final table and files")
@@ -242,6 +321,18 @@ def check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         parser.error(f"--save_result {args.save_result}: the table takes this name; name the text file otherwise")
 
 
+def check_kinds(args: argparse.Namespace) -> None:
+    """ValueError where a flag names a pipe, a device or a socket: reading may never end, and an output replaces it."""
+    for name, value in vars(args).items():
+        for path in value if isinstance(value, list) else [value]:
+            with suppress(OSError):  # not there, or not to be seen: told by whoever opens it
+                mode = path.stat().st_mode if isinstance(path, Path) else stat.S_IFREG
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    raise ValueError(
+                        f"--{name} {path}: not a regular file but a pipe, a device or a socket; name a file"
+                    )
+
+
 def check_data(args: argparse.Namespace) -> None:
     """ValueError or FileNotFoundError where the data that a command is to read are not there."""
     own = [path for path in (args.np_input, args.ann_input) if path]
@@ -253,11 +344,26 @@ def check_data(args: argparse.Namespace) -> None:
 
 
 def check_files(args: argparse.Namespace) -> None:
-    """FileNotFoundError where a file that annotate.py is to read is not there."""
+    """FileNotFoundError where a file that annotate.py is to read is not there; ValueError for a --data_dir likewise."""
     files = [args.query, *args.reference, args.labels, args.markers, args.pretrained_model, args.gene_list]
+    files += [args.labeller, *(args.merge or ())]
     for path in files:
         if path is not None and not path.exists():
             raise FileNotFoundError(f"there is no {path}; check the spelling")
+    if "data_dir" in args.given and not args.data_dir.is_dir():
+        raise ValueError(f"--data_dir {args.data_dir} is not a folder; name the one with the ortholog table")
+
+
+def check_labelling(kind: type) -> Callable[[argparse.ArgumentParser, argparse.Namespace], None]:
+    """The check of annotate.py: what the dataclass `kind` refuses of its flags, and a missing --out; exits with 2."""
+    fills = check_fill(kind)
+
+    def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+        if args.out is None and (args.save_labeller is None or args.shard or args.merge is not None):
+            parser.error("the following arguments are required: --out")
+        fills(parser, args)
+
+    return check
 
 
 def check_checkpoint(args: argparse.Namespace) -> None:
@@ -326,6 +432,7 @@ def run(
     args.kept = getattr(parser, "kept", [])
     (check or check_flags)(parser, args)
     try:
+        check_kinds(args)
         if check_paths:
             check_paths(args)
         with heard(RESULT if getattr(args, "quiet", False) else logging.INFO):
@@ -333,7 +440,8 @@ def run(
     except (ValueError, OSError) as error:
         if args.traceback:
             traceback.print_exc()
-        print(f"error: {clean(str(error))}", file=sys.stderr)
+        of = f" in process {ranks.rank()}" if ranks.rank() else ""
+        print(f"error{of}: {clean(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(

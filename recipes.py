@@ -17,7 +17,7 @@ import flags
 import utils
 from model import CentredMultiTask, Classifier, Encoder, MultiTask, ProjectedEncoder, embed, embed_counts, transfer
 from reading import align
-from stages import classify, cluster, directions, reduce, train
+from stages import classify, cluster, directions, embedding, reduce, train
 from stages.batch import SparseRows
 from voice import log
 
@@ -96,6 +96,7 @@ class Paper:
     normalise: ClassVar[None] = None
     log1p: ClassVar[bool] = True  # of these, batch by batch
     why_labelled: ClassVar[str] = "the paper recipe pre-trains on labelled datasets only"
+    keeps_shares: ClassVar[bool] = False
 
     def sizes(self, cells: int) -> Sequence[int]:
         """Numbers of clusters of a dataset's three partitions."""
@@ -106,9 +107,10 @@ class Paper:
         points: Any
         if encoder is None:
             points = matrix if device.type == "cpu" else SparseRows(matrix, device)
+        elif device.type == "cpu":
+            points = embed_counts(encoder, matrix)
         else:
-            found = embed(encoder, SparseRows(matrix, device, log1p=True))
-            points = found.numpy() if device.type == "cpu" else found
+            points = embed(encoder, SparseRows(matrix, device, log1p=True))
         return cluster.pseudo_labels(
             points, self.sizes(matrix.shape[0]), method=method_of(self), seed=self.seed, spread=False
         )
@@ -183,6 +185,7 @@ class ScPretrain2:
     normalise: ClassVar[Callable[[csr_matrix], csr_matrix]] = staticmethod(data.log_normalised)
     log1p: ClassVar[bool] = False
     why_labelled: ClassVar[str] = ""
+    keeps_shares: ClassVar[bool] = True  # of signal of the genes, which teach the map of another dataset
     # steps are few, as the encoder starts in closed form
     POINTS: ClassVar[int] = 50  # principal components that are clustered in phase 1
     EPOCHS: ClassVar[dict[int, int]] = {1: 4, 2: 2}  # of --batch_num steps; phase 1, phase 2
@@ -240,6 +243,10 @@ class ScPretrain2:
         """What is kept of the trained network: one linear layer on genes."""
         return model.folded()
 
+    def shares(self, matrix: csr_matrix) -> np.ndarray:
+        """The genes' signal shares (G,) in one dataset (N, G)."""
+        return embedding.signal_shares(embedding.some(matrix, self.seed), seed=self.seed)
+
     def settings(self) -> dict[str, Any]:
         """What a checkpoint of this recipe depends on, beside its data and the number of epochs."""
         return asdict(self)
@@ -249,22 +256,43 @@ class ScPretrain2:
         return {"recipe": self.name, "classifier": classify.settings()}
 
     def outputs(self, test: Test, device: torch.device) -> np.ndarray:
-        """Probabilities (n_test, L) by the few-label classifier, with the encoder or without it.
+        """Probabilities (n_test, L) by the few-label classifier, with the corpus as the prior of the cells' map or not.
 
-        It sees all cells and the labels of the training cells; those of the validation cells it leaves alone.
+        It sees all cells and the labels of the training cells; those of the validation cells it leaves alone. A
+        checkpoint of before there were signal shares has its frozen encoder tested.
         """
-        dataset, checkpoint, parts = test.dataset, test.checkpoint, test.parts
+        dataset, parts = test.dataset, test.parts
         labels = np.full(len(dataset.types.labels), -1)
         labels[parts.train] = dataset.types.labels[parts.train]
         types = len(dataset.types.classes)
         known = np.unique(labels[parts.train])
         if len(known) == 1:  # nothing to tell apart
             return np.tile(np.arange(types) == known[0], (len(parts.test), 1)).astype(float)
-        embedding = None
-        if test.pretrained:
-            columns = align.align(dataset.counts, dataset.genes, checkpoint.genes)
-            embedding = embed_counts(checkpoint.encoder, columns, log1p=False)  # (M, H)
-        return classify.classify(dataset.counts, embedding, labels, types, test.seed)[parts.test]
+        own = not test.pretrained or test.checkpoint.shares is not None
+        if own:
+            points = own_points(dataset, test.checkpoint if test.pretrained else None, test.seed)  # (M, H)
+        else:
+            points = frozen_points(dataset, test.checkpoint)
+        return classify.classify(dataset.counts, points, labels, types, test.seed, own=own)[parts.test]
+
+
+def frozen_points(dataset: data.Prepared, checkpoint: utils.Checkpoint) -> np.ndarray:
+    """Every cell (M, H) by the encoder of a checkpoint as it is; values are log1p."""
+    columns = align.align(dataset.counts, dataset.genes, checkpoint.genes)
+    return embed_counts(checkpoint.encoder, columns, log1p=False)
+
+
+def own_points(
+    dataset: data.Prepared, corpus: utils.Checkpoint | None, seed: int, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """Every cell (M, H) by the map that is made of the dataset's own cells, or of these `rows`; values are log1p.
+
+    `corpus` is a checkpoint whose signal shares are a prior for the map; None, or one without any: no prior.
+    """
+    prior = corpus.prior(dataset.genes) if corpus else None
+    x = dataset.counts if rows is None else dataset.counts[rows]
+    weight, bias = embedding.own(x, prior=prior, seed=seed)  # (H, G), (H,)
+    return np.asarray(dataset.counts @ weight.T + bias)
 
 
 RECIPES: dict[str, type[Paper] | type[ScPretrain2]] = {kind.name: kind for kind in (ScPretrain2, Paper)}

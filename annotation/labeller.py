@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,15 +10,16 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 from threadpoolctl import threadpool_limits
 
-from annotation import confidence, foreign, road
+from annotation import confidence, foreign, lessons, road
 from annotation import strange as of_references
+from annotation.calling import Calling
+from annotation.lessons import Lessons
 from annotation.product import product
 from reading import align
-from reading.source import Source, shared_genes
+from reading.source import Source
 from stages import classify
 
 FIT = 20_000  # query cells that are learnt from together; the rest is labelled block by block
-OF_REFERENCES = 6_000  # reference cells that are learnt from, evenly over types: more take time and change little
 MANY = 1_000  # labelled cells: more do not change the choice of C
 AVERAGED = 10  # cells that features are averaged over for what is strange and what to label next
 
@@ -66,7 +67,7 @@ class Learnt:
     turn: np.ndarray  # (H, E) of the encoder's view
     shift: np.ndarray  # (D,) of all views, D = V + E
     shared: np.ndarray | None = None  # (G,) 1 for a gene shared with the references; None without them
-    classify: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None  # features, logits -> (B, L); None: no types
+    calling: Calling | None = None  # None: no types
     raw: np.ndarray | None = None  # (M, L) probabilities before neighbours have their say; None where they have none
     temperature: float = 1.0
     ece: float = float("nan")
@@ -127,6 +128,7 @@ class Labeller:
     calls_unknown: bool = False  # whether strange cells are called Unknown; else they only lose confidence
     unexplained: float = 0.0  # share of the fitted cells that no type explains, at 5 % of known ones or what was asked
     shown: Embedder | None = None  # what the stored embedding is made by, if it is not what the labels are told by
+    lessons: Lessons | None = field(default=None, repr=False)  # of references; None: the query's own cells were them
 
     @property
     def width(self) -> int:
@@ -151,10 +153,10 @@ class Labeller:
         features = (np.hstack([views * length, embedding @ learnt.turn]) - learnt.shift).astype(np.float32)  # (B, D)
         if self.shown is not None:
             embedding = self.shown(self.query, counts, log)
-        if learnt.classify is None:
+        if learnt.calling is None:
             return Block(embedding, features, np.zeros((len(features), 0)), None, empty)
         near = self.nearest(features) if learnt.raw is not None or self.unknown is not None else None
-        probabilities = learnt.classify(features, logits * length)
+        probabilities = learnt.calling(features, logits * length)
         strange = np.zeros(len(features), bool)
         if learnt.raw is not None:  # labels from references
             alone, around = probabilities, self.anchors[near]
@@ -207,17 +209,13 @@ def fit(
     classes (L): names; none: only features are made. error: the share of known cells that may be called Unknown.
     batches: of each reference what batch or donor its cells are of (R,), any values; whole ones are then held out.
     """
-    rows = choose_rows(labels, FIT, seed)
-    counts = query.take(rows)
-    log, empty = query.log(counts)
-    rows, counts, log = rows[~empty], counts[~empty], log[~empty]
-    if not len(rows):
-        raise ValueError(f"{query.where}: none of its cells has any count, so there is nothing to tell them by")
+    log, rows, counts = _cells_of(query, labels, seed)
     embedding = embedder(query, counts, log)
     with threadpool_limits(1):  # small solvers on busy cores wait for each other ten times longer than they compute
         if references:
-            seen = Seen(query, embedder, rows, log, embedding)
-            return _by_references(seen, classes, references, batches, error, seed)
+            seen, rng = Seen(query, embedder, rows, log, embedding), np.random.default_rng(seed)
+            read = lessons.read(query, references, batches, embedder, len(classes), rng)
+            return _by_lessons(seen, classes, read, error, seed, rng)
         taught = _from_query(query, log, embedding, embedder, labels[rows], len(classes), seed)
     features, probabilities = taught.features, taught.probabilities
     averaged = features[road.neighbours(features, AVERAGED)].mean(axis=1)
@@ -235,12 +233,30 @@ def fit(
     )  # fmt: skip
 
 
-def _by_references(seen: Seen, classes, references, batches, error: float | None, seed: int) -> Labeller:
+def teach(
+    query: Source, embedder: Embedder, classes: list[str], known: Lessons, *, error: float | None, seed: int
+) -> Labeller:
+    """The same as `fit` from labelled cells of others that were read before, or kept; their genes are the query's."""
+    log, rows, counts = _cells_of(query, np.full(len(query), -1), seed)
+    seen = Seen(query, embedder, rows, log, embedder(query, counts, log))
+    with threadpool_limits(1):
+        return _by_lessons(seen, classes, known.of(query.genes), error, seed, np.random.default_rng(seed))
+
+
+def _cells_of(query: Source, labels: np.ndarray, seed: int) -> tuple[csr_matrix, np.ndarray, np.ndarray]:
+    """Log1p (M, G) of the cells that are learnt from, which they are (M,), and how the file has them."""
+    rows = choose_rows(labels, FIT, seed)
+    counts = query.take(rows)
+    log, empty = query.log(counts)
+    if empty.all():
+        raise ValueError(f"{query.where}: none of its cells has any count, so there is nothing to tell them by")
+    return log[~empty], rows[~empty], counts[~empty]
+
+
+def _by_lessons(seen: Seen, classes, known: Lessons, error: float | None, seed: int, rng) -> Labeller:
     """Labels from other datasets; thresholds and temperature from parts of them that travel the query's road."""
-    rng, types, query = np.random.default_rng(seed), len(classes), seen.query
-    genes = shared_genes([query, *(source for source, _ in references)])
-    most = max(types, OF_REFERENCES // len(references))
-    plain, embeddings, labels, batch = _read(references, batches, seen.embedder, genes, most, rng)
+    types, query = len(classes), seen.query
+    genes, plain, embeddings, labels, batch = known.genes, known.parts, known.embeddings, known.labels, known.batch
     ours = align.align(seen.log, query.genes, genes)  # (M, S)
     familiarity = _familiarity(plain, np.concatenate(labels), ours, seed)
     parts = [road.unit(part) for part in plain]
@@ -265,7 +281,7 @@ def _by_references(seen: Seen, classes, references, batches, error: float | None
     fitted = Fitted(seen.rows, seen.log, sent.features, averaged, probabilities, strange & bool(error), excess)
     return Labeller(
         query=query, embedder=seen.embedder, classes=classes, learnt=learnt, fitted=fitted, anchors=anchors,
-        unknown=unknown, calls_unknown=bool(error), unexplained=unexplained,
+        unknown=unknown, calls_unknown=bool(error), unexplained=unexplained, lessons=known,
     )  # fmt: skip
 
 
@@ -282,7 +298,7 @@ def _folded(seen: Seen, genes: list[str], sent: road.Sent, held: road.HeldOut, f
         turn=turn,
         shift=shift + sent.centre,
         shared=mask.astype(np.float32),
-        classify=lambda _, logits: road.of_logits(logits + sent.bias, sent.present, types),
+        calling=Calling(sent.bias, sent.present, types),
         raw=sent.raw,
         temperature=temperature,
         ece=ece,
@@ -320,13 +336,14 @@ def _from_query(query, log, embedding, embedder, labels, types: int, seed: int) 
     def again(labels: np.ndarray) -> np.ndarray:
         return classify.learn(features[some], labels, types, strength=strength).predict(features[some])
 
-    probabilities = model.predict(features)
+    calling = Calling.of(model)
+    probabilities = calling(features)
     temperature, ece, held_out = _hold_out(again, labels[some], probabilities.mean(axis=0), seed)
     learnt = Learnt(
         weights=weights,
         turn=turn,
         shift=shift,
-        classify=lambda f, _: model.predict(f),
+        calling=calling,
         temperature=temperature,
         ece=ece,
         held_out=held_out,
@@ -344,20 +361,6 @@ def _familiarity(parts, labels: np.ndarray, ours: csr_matrix, seed: int) -> floa
         return None
     mine = np.sort(rng.choice(ours.shape[0], min(foreign.CELLS, ours.shape[0]), replace=False))
     return foreign.familiarity(vstack(parts, format="csr")[few], labels[few], ours[mine], seed)
-
-
-def _read(references, batches, embedder: Embedder, genes: list[str], most: int, rng: np.random.Generator):
-    """At most `most` labelled cells of each dataset: shared genes, embeddings, labels, one array each; batches (R,)."""
-    parts, embeddings, labels, batch = [], [], [], []
-    for i, (source, known) in enumerate(references):
-        rows = road.evenly(known, most, rng)
-        counts = source.take(rows)
-        log, empty = source.log(counts)
-        parts.append(align.align(log[~empty], source.genes, genes))
-        embeddings.append(embedder(source, counts[~empty], log[~empty]))
-        labels.append(known[rows[~empty]])
-        batch += [f"{i} {one}" for one in (batches[i][rows[~empty]] if batches else np.zeros(len(labels[-1])))]
-    return parts, embeddings, labels, np.array(batch)
 
 
 def _fold(views, encoder: np.ndarray, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ POSITIVE, NEGATIVE = (
     ("-", "-1", "-1.0", "negative", "neg", "down"),
 )
 SCTYPE = ("cellname", "genesymbolmore1", "genesymbolmore2")  # columns of its table
+OWN_SPECIES = 0.3  # share of a list's genes that a dataset of the same species has, however few genes it has
 FULL = 99.0  # percentile of the cells that express a gene: all of what it can do
 SEEDS = 60  # sure cells of a type at most
 LEAST_SEEDS = 3  # fewer: the evidence is too thin
@@ -51,7 +52,7 @@ def read(path: Path, orthologs: Mapping[str, str]) -> Markers:
     orthologs: human -> mouse symbol, in capitals. Raises ValueError, or FileNotFoundError, with what to do.
     """
     path = Path(path)
-    (head, *rows), _ = rows_of(path)
+    (head, *rows), _ = rows_of(path, "marker genes")
     for row in rows:
         if len(row) != len(head):
             raise ValueError(
@@ -134,17 +135,28 @@ def listed(text: str) -> list[str]:
 
 
 # -- on the cells ----------------------------------------------------------------
+def columns_of(markers: Markers, source: Source) -> dict[str, int | None]:
+    """The column of the dataset that each gene is; None for a gene that is not measured."""
+    place: dict[str, int] = {}
+    for names in (source.genes, [name.upper() for name in source.spelled()]):  # a dataset's own spelling goes first
+        place |= {name: column for column, name in reversed(list(enumerate(names)))}
+    return {
+        gene: next((place[name] for name in names if name in place), None) for gene, names in markers.spellings.items()
+    }
+
+
+def of_another_species(markers: Markers, source: Source) -> bool:
+    """Whether so few genes are measured that their names seem to be those of another species."""
+    column = columns_of(markers, source)
+    return sum(where is not None for where in column.values()) < OWN_SPECIES * len(column)
+
+
 def measured(markers: Markers, source: Source) -> tuple[np.ndarray, np.ndarray]:
     """The columns (C,) of the dataset that are markers, and the sign of each for each type (L, C).
 
     Names the genes that are not measured; ValueError where none is, or fewer than two types have a gene left.
     """
-    place: dict[str, int] = {}
-    for names in (source.genes, [name.upper() for name in source.spelled()]):  # a dataset's own spelling goes first
-        place |= {name: column for column, name in reversed(list(enumerate(names)))}
-    column = {
-        gene: next((place[name] for name in names if name in place), None) for gene, names in markers.spellings.items()
-    }
+    column = columns_of(markers, source)
     lost = sorted(gene for gene, where in column.items() if where is None)
     if len(lost) == len(column):
         raise ValueError(

@@ -16,20 +16,21 @@ from annotation import confidence, consensus, groups, marker_labels, suggest
 from annotation.groups import Groups
 from annotation.labeller import AVERAGED, FIT, Block
 from annotation.markers import marker_genes
-from annotation.road import neighbours
+from annotation.road import VOTERS, neighbours
 from annotation.wishes import GROUPS
-from annotation.work import UNKNOWN, Work
+from annotation.work import UNKNOWN, Centres, Work
 from reading.source import Source
 from stages import reduce
 from voice import bar, log
 
 BLOCK = 4096  # query rows at a time
+NEAR = 3  # of the cells that were learnt from, the nearest: a cell is drawn in the middle of them
 SLOW = 3_000  # cells learnt from: with more, steps take seconds and say what they do
 
 
 @dataclass
 class Calls:
-    """What each of the query's N cells is by itself, before clusters vote and known labels count; types as ints."""
+    """What each of N cells is by itself, before clusters vote and known labels count; types as ints."""
 
     first: np.ndarray  # (N,) the likeliest type
     second: np.ndarray  # (N,) the next
@@ -37,11 +38,17 @@ class Calls:
     strange: np.ndarray  # (N,) bool: no known type explains it
     cluster: np.ndarray  # (N,) the nearest of the clusters that vote
     unlike: np.ndarray  # (N,) the nearest of the groups of unknown cells
+    group: np.ndarray  # (N,) the nearest of the groups that are to be named
+    near: np.ndarray  # (N, 3) the nearest anchors, beside which it is placed on the map; (N, 0) without a map
     probability: np.ndarray | None  # (N, L) where clusters vote, for they may turn to any type, or it is asked for
+    seconds: float = 0.0  # that looking at them took
+    processor: float = 0.0  # the same, of all threads
 
     @staticmethod
-    def none(n: int, types: int, all_types: bool) -> Calls:
+    def none(n: int, work: Work) -> Calls:
         """Of n cells none of which has been looked at."""
+        model, wishes = work.labeller, work.wishes
+        types, anchors = len(model.classes), max(1, min(VOTERS - 1, len(model.anchors) // 4))
         return Calls(
             first=np.full(n, -1),
             second=np.full(n, -1),
@@ -49,7 +56,9 @@ class Calls:
             strange=np.zeros(n, bool),
             cluster=np.zeros(n, int),
             unlike=np.zeros(n, int),
-            probability=np.zeros((n, types), np.float32) if all_types else None,
+            group=np.zeros(n, int),
+            near=np.zeros((n, min(NEAR, anchors) if wishes.umap else 0), np.int32),
+            probability=np.zeros((n, types), np.float32) if types and wishes.all_types else None,
         )
 
     def take(self, rows: slice, block: Block) -> None:
@@ -85,43 +94,61 @@ class Found:
 
 def label(work: Work, sink) -> Found:
     """Label every cell of the query by blocks; its embedding goes into `sink` (N, H), which takes slices."""
-    model, fitted, wishes = work.labeller, work.labeller.fitted, work.wishes
-    n, types = len(work.query), len(model.classes)
-    places = map_of(work) if wishes.umap else None
-    voting = bool(types) and wishes.consensus
-    centres = voters(work) if voting else None
-    grouped = None if types else group_cells(work)
-    unknown = confidence.groups(fitted.features[fitted.strange], wishes.seed) if fitted.strange.any() else None
-    calls = Calls.none(n, types, voting or wishes.probabilities)
-    found = Found(work, sink, umap=np.zeros((n, 2), np.float32) if wishes.umap else None)
-    found.group = np.zeros(n, int) if grouped else None
+    return conclude(work, look(work, sink, range(0, len(work.query), BLOCK)), sink)
+
+
+def look(work: Work, sink, starts: range) -> Calls:
+    """What the cells of some blocks are by themselves, one block after the other, (n,); starts: of the blocks.
+
+    Their embedding goes into `sink` (n, H), which takes slices.
+    """
+    model = work.labeller
+    work.centres = centres = work.centres or centres_of(work)
+    types, done = len(model.classes), 0
+    calls = Calls.none(cells_in(starts, len(work.query)), work)
     begin, busy = time.perf_counter(), time.process_time()
-    for start, counts in progress(work.query, "labelling" if types else "embedding"):
-        rows, block = slice(start, start + counts.shape[0]), model.block(counts)
+    for _, counts in progress(work.query, "labelling" if types else "embedding", starts):
+        rows, block = slice(done, done + counts.shape[0]), model.block(counts)
+        done = rows.stop
         sink[rows] = block.embedding
         if types:
             calls.take(rows, block)
-        if unknown is not None:
-            calls.unlike[rows] = consensus.assign(block.features, unknown)
-        if centres is not None:
-            calls.cluster[rows] = consensus.assign(block.features, centres)
-        if grouped is not None:
-            found.group[rows] = 1 + consensus.assign(block.features, grouped.centres)
-        if places is not None:
+        if centres.unlike is not None:
+            calls.unlike[rows] = consensus.assign(block.features, centres.unlike)
+        if centres.voting is not None:
+            calls.cluster[rows] = consensus.assign(block.features, centres.voting)
+        if centres.grouped is not None:
+            calls.group[rows] = consensus.assign(block.features, centres.grouped.centres)
+        if calls.near.shape[1]:
             near = model.nearest(block.features) if block.near is None else block.near
-            found.umap[rows] = places[model.anchors[near[:, :3]]].mean(axis=1)
+            calls.near[rows] = near[:, :NEAR]
+    calls.seconds, calls.processor = time.perf_counter() - begin, time.process_time() - busy
+    return calls
+
+
+def conclude(work: Work, calls: Calls, sink) -> Found:
+    """What takes all N cells, each of which has been looked at: the map, the votes, groups, genes. sink: as it was."""
+    model, fitted, n = work.labeller, work.labeller.fitted, len(work.query)
+    centres = work.centres or centres_of(work)
+    found = Found(work, sink, seconds=calls.seconds, processor=calls.processor)
+    if work.wishes.umap:
+        places = map_of(work)
+        found.umap = np.zeros((n, 2), np.float32)
+        for start in range(0, n, BLOCK):
+            rows = slice(start, start + BLOCK)
+            found.umap[rows] = places[model.anchors[calls.near[rows]]].mean(axis=1)
+    found.group = 1 + calls.group if centres.grouped else None
     if n <= FIT:  # all cells were learnt from together: their own places and scores are the better ones
-        if places is not None:
+        if found.umap is not None:
             found.umap[fitted.rows] = places
-        if types:
+        if model.classes:
             calls.strange[fitted.rows] = fitted.strange
     else:
         found.notes.append(
             f"Learnt from {len(fitted.rows):,} of the {n:,} cells (UMAP, clusters, markers); the others were labelled "
             "in blocks and placed on the map beside their nearest cells."
         )
-    found.seconds, found.processor = time.perf_counter() - begin, time.process_time() - busy
-    describe(found, calls, centres, grouped)
+    describe(found, calls, centres.voting, centres.grouped)
     return found
 
 
@@ -162,10 +189,15 @@ def map_of(work: Work) -> np.ndarray:  # (M, 2)
     return reduce.umap(work.labeller.fitted.features, work.wishes.seed)
 
 
-def voters(work: Work) -> np.ndarray:  # (K, D)
-    """The centres of the small clusters that vote."""
-    say_slow(work, "small clusters that vote")
-    return consensus.over_cluster(work.labeller.fitted.features, seed=work.wishes.seed)[0]
+def centres_of(work: Work) -> Centres:
+    """What cells are held against one by one: made of the cells that were learnt from."""
+    fitted, wishes, types = work.labeller.fitted, work.wishes, bool(work.labeller.classes)
+    voting = None
+    if types and wishes.consensus:
+        say_slow(work, "small clusters that vote")
+        voting = consensus.over_cluster(fitted.features, seed=wishes.seed)[0]
+    unlike = confidence.groups(fitted.features[fitted.strange], wishes.seed) if fitted.strange.any() else None
+    return Centres(voting, unlike, None if types else group_cells(work))
 
 
 # -- groups ----------------------------------------------------------------
@@ -192,8 +224,8 @@ def table_of_groups(found: Found, grouped: Groups) -> pd.DataFrame:
     table["n"] = np.bincount(found.group, minlength=len(table) + 1)[1:]
     table["suggested"] = [[names[row] for row in fitted.rows[rows]] for rows in look_at]
     table["proposed"], table["score"] = "", np.nan
-    if work.wishes.markers:
-        columns, signs = marker_labels.measured(work.wishes.markers, work.query)
+    if work.marked:
+        columns, signs = work.marked
         score = marker_labels.scores(fitted.log[:, columns], signs, neighbours(fitted.features, AVERAGED))
         proposed = marker_labels.proposals(score, grouped.of, work.wishes.markers.types)
         table["proposed"], table["score"] = proposed["proposed"], proposed["score"]
@@ -285,30 +317,39 @@ def suggest_cells(work: Work, found: Found, n: int) -> pd.DataFrame:
     if n > free:
         log.info(f"only {free:,} cells have no label: that many are suggested, not {n:,}")
     if not min(n, free):
-        return pd.DataFrame(columns=["cell", "group"])
+        return pd.DataFrame(columns=["cell", "alike"])
     probabilities = fitted.probabilities if work.labeller.classes else None
-    rows, groups = suggest.suggest(
+    rows, alike = suggest.suggest(
         fitted.averaged, work.known[fitted.rows], min(n, free), probabilities, work.wishes.seed
     )  # fmt: skip
-    table = pd.DataFrame({"cell": [work.query.rows.cells[row] for row in fitted.rows[rows]], "group": groups})
-    for name in ("cell_type", "confidence", "second_choice", "cluster"):
+    table = pd.DataFrame({"cell": [work.query.rows.cells[row] for row in fitted.rows[rows]], "alike": alike})
+    for name in ("group", "cell_type", "confidence", "second_choice", "cluster"):
         if name in found.columns:
             table[name] = np.asarray(found.columns[name])[fitted.rows[rows]]
     return table
 
 
-def progress(cells: Source, what: str) -> Iterator[tuple[int, csr_matrix]]:
-    """The query's row blocks under a bar that tells the time left; the next is read while this one is worked on."""
+def cells_in(starts: range, n: int) -> int:
+    """How many of n cells lie in the blocks that begin there."""
+    return sum(min(BLOCK, n - start) for start in starts)
+
+
+def progress(cells: Source, what: str, starts: range | None = None) -> Iterator[tuple[int, csr_matrix]]:
+    """The query's row blocks under a bar that tells the time left; the next is read while this one is worked on.
+
+    starts: of the blocks that are wanted, by default all.
+    """
     n = len(cells)
+    starts = range(0, n, BLOCK) if starts is None else starts
 
     def read(start: int) -> csr_matrix:
         return cells.rows.rows(start, min(start + BLOCK, n))
 
-    with bar(n, what) as shown, ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(read, 0)
-        for start in range(0, n, BLOCK):
+    with bar(cells_in(starts, n), what) as shown, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(read, starts[0]) if len(starts) else None
+        for i, start in enumerate(starts):
             counts = waiting.result()
-            if start + BLOCK < n:
-                waiting = pool.submit(read, start + BLOCK)
+            if i + 1 < len(starts):
+                waiting = pool.submit(read, starts[i + 1])
             yield start, counts
             shown.update(counts.shape[0])

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix, vstack
 
 from annotation import report
+from annotation.given_labels import some
 from annotation.labeller import Learnt
 from annotation.markers import informative, marker_dots
 from annotation.outcome import Found, progress
@@ -21,6 +22,7 @@ from voice import log
 DRAWN = 50_000  # cells in the page's map
 GENES_SHOWN = 2_000  # that the page can colour the map by
 GENES_OF_GROUP = 5
+GROUPS_SAID = 40  # groups, or suggested cells, that the screen shows at most
 
 
 def about(found: Found, command: str) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def about(found: Found, command: str) -> dict[str, Any]:
         "genes": np.array(work.query.genes, dtype=object),
         "classes": np.array(model.classes, dtype=object),
         "temperature": learnt.temperature,
-        "ece": float("nan") if work.wishes.markers else learnt.ece,
+        "ece": learnt.ece if work.calibrated else float("nan"),
         "seed": work.wishes.seed,
         "recipe": work.settings["recipe"],
         "warnings": np.array([*work.warnings, *doubts(found)], dtype=object),
@@ -101,12 +103,14 @@ def tell(found: Found) -> None:
         for sentence in doubts(found):
             log.warning(sentence)
     if found.suggested is not None and len(found.suggested):
-        log.info("label next: " + ", ".join(found.suggested["cell"].astype(str)))
+        log.info(f"label next: {some([str(cell) for cell in found.suggested['cell']], GROUPS_SAID)}")
     if work.wishes.explore:
-        for row in found.groups.itertuples():
+        for row in found.groups.head(GROUPS_SAID).itertuples():
             genes = ", ".join(markers_of(found, str(row.group))["gene"].head(GENES_OF_GROUP)) or "no gene of its own"
             proposed = f"; {row.proposed}?" if row.proposed else ""
-            log.info(f"group {row.group}: {row.n:,} cells; {genes}{proposed}")
+            log.info(f"group {row.group}: {row.n:,} cell{'s' * (row.n != 1)}; {genes}{proposed}")
+        if (more := len(found.groups) - GROUPS_SAID) > 0:
+            log.info(f"and {more:,} smaller groups; uns['scpretrain']['groups'] lists them all")
 
 
 def markers_of(found: Found, name: str) -> pd.DataFrame:
@@ -164,7 +168,7 @@ def page_of(found: Found, title: str, naming: Naming = Naming()) -> report.Annot
     page.clusters = found.clusters
     page.markers, page.dots = found.markers, dots_of(found, types[fitted.rows])
     beside_known(page, found, types, rows)
-    if np.isfinite(work.labeller.learnt.ece) and not work.wishes.markers:  # their sure cells are no sample of all
+    if np.isfinite(work.labeller.learnt.ece) and work.calibrated:
         page.ece, page.reliability = work.labeller.learnt.ece, reliability(work.labeller.learnt)
     return page
 
@@ -175,8 +179,8 @@ def expected(found: Found) -> list[str]:
     if not share or not work.labeller.classes or work.labeller.learnt.foreign:
         return []
     return [
-        f"{UNKNOWN} are cells that no type explains. Of the cells of known types about {share:.0%} are expected among "
-        "them, for that share was asked for; where the labels come from another dataset it can be more."
+        f"{UNKNOWN} are cells that no type explains. Of the cells of known types about {100 * share:.3g} % are "
+        "expected among them, for that share was asked for; where the labels come from another dataset it can be more."
     ]
 
 
@@ -196,9 +200,7 @@ def unknown_groups(found: Found) -> list[str]:
 def names_of(found: Found) -> list[str]:
     """Names of types to choose from: of the labels, of the markers, of the query's own column."""
     wishes, query = found.work.wishes, found.work.query
-    names = list(found.work.labeller.classes)
-    names += wishes.labels.names if wishes.labels else []
-    names += wishes.markers.types if wishes.markers else []
+    names = [*found.work.labeller.classes, *found.work.names]
     column = query.labels(wishes.label_key, wishes.unlabeled)
     return list(dict.fromkeys([*names, *sorted(set(column) - {""} if column is not None else ())]))
 

@@ -34,6 +34,10 @@ class Wishes:
     gene_list: Path | None = None
     force: bool = False
     seed: int = 0
+    labeller: Path | None = None  # what was learnt before
+    save_labeller: Path | None = None
+    shard: tuple[int, int] | None = None  # (i, n): the i-th of n shares, from 1
+    merge: Sequence[Path] | None = None  # the parts to join; none named: those beside the .h5ad
 
     def __post_init__(self) -> None:
         for name, usual in (("explore", GROUPS), ("unknown", 0.05)):
@@ -65,10 +69,32 @@ class Wishes:
         for name, why in clashes.items():
             if why and len(self.reference):
                 raise ValueError(f"--{name} {why}: leave it out, or leave --reference out")
+        self._refuse_beside_labeller()
+        if self.embed_only and self.explore:
+            raise ValueError("--embed_only makes no groups, and --explore does: leave one of them out")
+        for name in ("labels", "markers"):
+            if self.embed_only and getattr(self, name) is not None:
+                raise ValueError(f"--embed_only gives no labels: leave it out, or leave --{name} out")
         if self.labels is not None and self.markers is not None and not self.explore:
             raise ValueError("--labels and --markers both say what cells are: leave one of them out")
+
+    def _refuse_beside_labeller(self) -> None:
+        """A labeller from a file brings all that it was learnt by; and one can only be saved where types are learnt."""
+        brought = ("reference", "labels", "markers", "explore", "embed_only", "unknown", "gene_list", "seed")
+        if self.labeller is not None and (asked := [name for name in brought if getattr(self, name)]):
+            raise ValueError(f"--labeller says how cells are labelled, --{asked[0]} too: leave one of them out")
+        for name in ("explore", "embed_only"):
+            if self.save_labeller is not None and getattr(self, name):
+                raise ValueError(f"--{name} learns no types: leave it out, or leave --save_labeller out")
+        if self.shard is not None and self.merge is not None:
+            raise ValueError("--shard labels a part and --merge joins parts: leave one of them out")
 
     @property
     def typed(self) -> bool:
         """Whether cells get types."""
         return not (self.embed_only or self.explore)
+
+    @property
+    def all_types(self) -> bool:
+        """Whether the probability of every type is needed to the end: clusters may turn a cell to any of them."""
+        return self.consensus or self.probabilities

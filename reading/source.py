@@ -370,31 +370,36 @@ def own_overlap(source: Source, shared: Sequence[str], least: int) -> dict:
             "genes": len(source.genes), "used": len(shared), "share": share}  # fmt: skip
 
 
-def check_overlap(source: Source, genes: Sequence[str], force: bool) -> dict:
-    """Say how many of the checkpoint's genes a dataset has; warn under 50 %, ValueError under 10 % unless forced."""
+def check_overlap(source: Source, genes: Sequence[str], force: bool, of: str = "checkpoint") -> dict:
+    """Say how many genes of the checkpoint a dataset has; warn under 50 %, ValueError under 10 % unless forced.
+
+    of: what else they are the genes of.
+    """
     found = align.overlap(source.genes, genes)
     share = found / max(1, len(genes))
     log.info(
-        f"{source.name}: {found:,} of {len(genes):,} genes of the checkpoint present ({share:.0%}), "
+        f"{source.name}: {found:,} of {len(genes):,} genes of the {of} present ({share:.0%}), "
         f"matched by {source.kind_of_genes()}"
     )
     if share < LEAST_OVERLAP:
-        sentence = f"{source.where}: only {found:,} of the checkpoint's {len(genes):,} genes are in it ({share:.1%})"
+        sentence = f"{source.where}: only {found:,} of the {of}'s {len(genes):,} genes are in it ({share:.1%})"
         theirs = kind_of_names(genes)
         if source.kind != theirs:
-            why = f"its genes are {source.kind_of_genes()} ({', '.join(source.spelled()[:3])}), the checkpoint's are "
+            why = f"its genes are {source.kind_of_genes()} ({', '.join(source.spelled()[:3])}), the {of}'s are "
             why += f"{KINDS[theirs]} ({', '.join(genes[:3])}); put those into var_names or a column gene_symbols"
         else:
             why = f"they were taken as {source.kind_of_genes()} ({', '.join(source.spelled()[:3])}); if "
-            why += "that is wrong say --species; a panel of few genes needs a checkpoint of its own: leave out "
-            why += "--pretrained_model, then one is made of these very genes"
+            flag = "--pretrained_model" if of == "checkpoint" else f"--{of}"
+            why += f"that is wrong say --species; a panel of few genes needs a {of} of its own: leave out {flag}, "
+            why += "then one is made of these very genes"
         if not force or not found:
             raise ValueError(f"{sentence}: {why}{', or go on with --force' if found else ''}")
         source.warnings.append(f"{sentence}: {why}")
     elif share < LOW_OVERLAP:
+        without = "count as not expressed" if of == "checkpoint" else "are left aside"
         source.warnings.append(
-            f"{source.name}: {share:.0%} of the checkpoint's genes are present; the others count as not expressed, and "
+            f"{source.name}: {share:.0%} of the {of}'s genes are present; the others {without}, and "
             "labels may suffer. A file with all genes (before the choice of variable ones) does better"
         )
     return {"dataset": source.name, "species": source.species, "names": KINDS[source.kind],
-            "genes of the checkpoint": len(genes), "present": found, "share": share}  # fmt: skip
+            f"genes of the {of}": len(genes), "present": found, "share": share}  # fmt: skip

@@ -1,10 +1,35 @@
 """Cells in CSR on a device; they become dense for the rows of a batch, here and nowhere else."""
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes holds of a batch of all tasks: `places` (B',) of its rows in the batch.
+
+    `sizes` are the rows of each task in the whole batch.
+    """
+
+    sizes: Sequence[int]
+    places: torch.Tensor
+
+
+def part(matrix: csr_matrix, rows: slice) -> csr_matrix:
+    """Some rows of a matrix (N, G) that follow each other; the values stay where they are, mapped ones on disk."""
+    first, last, _ = rows.indices(matrix.shape[0])
+    if (first, last) == (0, matrix.shape[0]):
+        return matrix
+    begin, end = matrix.indptr[first], matrix.indptr[last]
+    found = csr_matrix((last - first, matrix.shape[1]), dtype=matrix.dtype)
+    found.data, found.indices = matrix.data[begin:end], matrix.indices[begin:end]
+    found.indptr = matrix.indptr[first : last + 1] - begin
+    return found
 
 
 class SparseRows:

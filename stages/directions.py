@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csr_matrix
 
+import ranks
+
 LEAST_SCALE = 0.1  # added to every gene's deviation: a gene that hardly varies is not blown up
 BLOCK = 16_384  # cells whose genes are summed at once
 
@@ -39,7 +41,7 @@ def start(
 
     `datasets` (N, G) log-normalised, with pseudo-labels (N, P); `measured` (G,) bool, the genes each of them has.
     """
-    means, variances = zip(*map(moments, datasets), strict=True)
+    means, variances = zip(*ranks.spread(moments, datasets, [x.nnz for x in datasets]), strict=True)
     scale = gene_scale(variances, measured)
     return directions(datasets, means, labels, scale, hidden), scale, np.stack(means)
 
@@ -56,11 +58,14 @@ def directions(
     `datasets` (N, G) log-normalised, their gene means (G,) and `labels` (N, P). A cluster counts by the root of its
     share of cells, every dataset as much as any other. Rows are of unit length; those beyond the rank are zero.
     """
-    rows = []
-    for x, mean, partitions in zip(datasets, means, labels, strict=True):
+
+    def centroids(dataset: int) -> np.ndarray:
+        x, mean, partitions = datasets[dataset], means[dataset], labels[dataset]
         block = np.vstack([_centroids(x, column) - root_share(column)[:, None] * mean for column in partitions.T])
         block /= scale
-        rows.append(block / np.sqrt(np.square(block).sum() + 1e-12))
+        return block / np.sqrt(np.square(block).sum() + 1e-12)
+
+    rows = ranks.spread(centroids, range(len(datasets)), [x.nnz for x in datasets])
     found = leading(np.vstack(rows), hidden)  # (rank, G)
     out = np.zeros((hidden, len(scale)), np.float32)
     out[: len(found)] = found
