@@ -59,8 +59,6 @@ class Work:
     calibrated: bool = True  # not by marker genes, whose sure cells are no sample
     marked: tuple[np.ndarray, np.ndarray] | None = None  # columns of markers (C,), for and against each type (L, C)
     centres: Centres | None = None  # made when the first cell is looked at
-        None  # columns that are markers (C,), for and against each type (L, C)
-    )
 
 
 @dataclass(frozen=True)
