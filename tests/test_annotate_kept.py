@@ -337,7 +337,7 @@ def test_the_function_keeps_a_labeller_and_labels_by_it(files):
     pd.testing.assert_frame_equal(one.obs, two.obs)
     cells = few(world(7))
     assert same(annotate.annotate(cells, labeller=str(path), **how)) > 0.9
-    with pytest.raises(ValueError, match="--labeller brings its encoder"):
+    with pytest.raises(ValueError, match="`labeller` brings its encoder"):
         annotate.annotate(cells, labeller=path, pretrained_model="some.out", **how)
 
 
