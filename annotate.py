@@ -215,7 +215,7 @@ def begin_h5ad(target: Path, query: Path, cells: Source) -> None:
             log.info(f"copying {query} ({size / 1e9:.1f} GB)")
         write_h5ad.copy_file(query, target)
     elif format_of(query) == "zarr":
-        read_zarr_store(query).write_h5ad(target)
+        write_h5ad.whole(target, read_zarr_store(query))
     else:
         write_h5ad.new_file(target, progress(cells, "writing the cells"), cells.rows.obs, cells.rows.genes)
 
@@ -274,6 +274,7 @@ def check_out(out: Path | None, labeller: Path | None, inputs: Sequence[Path]) -
         if labeller.is_dir():
             raise ValueError(f"--save_labeller {labeller} is a folder; name a file in it")
         refuse_same(f"--save_labeller {labeller}", labeller, [*inputs, *([out] if out else [])])
+        flags.check_folder(f"--save_labeller {labeller}", labeller.parent)
     if out is None:
         return
     if out.suffix != ".h5ad":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reading.guard import regular
 from reading.source import Source
 from voice import log
 
@@ -79,6 +80,7 @@ def rows_of(path: Path, of: str = "labels") -> tuple[list[list[str]], list[str]]
         raise FileNotFoundError(f"there is no {path}, a table of {of}; check the spelling")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a table of {of}, .csv or .tsv")
+    regular(path, str(path))
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -86,12 +88,24 @@ def rows_of(path: Path, of: str = "labels") -> tuple[list[list[str]], list[str]]
     first = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
     tabs = path.suffix == ".tsv" or ("\t" in first and "," not in first)
     csv.field_size_limit(1 << 27)  # a name of a megabyte is odd, but no reason to fail
-    read = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",") if any(row)]
-    rows = [row for row in read if not row[0].startswith("#")]
+    text, comments = without_comments(text)
+    rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",") if any(row)]
     if not rows:
         head = "cell,cell_type or group,cell_type" if of == "labels" else "type,gene"
         raise ValueError(f"{path}: it is empty; it needs a first row {head} and rows below")
-    return rows, [",".join(row).strip("# ,") for row in read if row[0].startswith("#")]
+    return rows, comments
+
+
+def without_comments(text: str) -> tuple[str, list[str]]:
+    """The lines of a table, and its comments: lines that begin with #, but for those in quotes, which are names."""
+    kept, comments, inside = [], [], False
+    for line in io.StringIO(text, newline=""):
+        if line.startswith("#") and not inside:
+            comments.append(line.strip("# ,\t\r\n"))
+        else:
+            kept.append(line)
+            inside ^= line.count('"') % 2 == 1
+    return "".join(kept), comments
 
 
 def key_column(path: Path, names: Sequence[str]) -> tuple[int, bool]:

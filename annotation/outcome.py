@@ -174,7 +174,7 @@ def describe(found: Found, calls: Calls, centres: np.ndarray | None, grouped: Gr
         of_groups = marker_genes(
             fitted.log, work.query.spelled(), np.where(group != "", group, of_fitted), skip=set(of_fitted)
         )
-        found.markers = pd.concat([found.markers, of_groups], ignore_index=True)
+        found.markers = pd.concat([t for t in (found.markers, of_groups) if len(t)] or [of_groups], ignore_index=True)
 
 
 def say_slow(work: Work, what: str) -> None:

@@ -179,8 +179,8 @@ def expected(found: Found) -> list[str]:
     if not share or not work.labeller.classes or work.labeller.learnt.foreign:
         return []
     return [
-        f"{UNKNOWN} are cells that no type explains. Of the cells of known types about {share:.0%} are expected among "
-        "them, for that share was asked for; where the labels come from another dataset it can be more."
+        f"{UNKNOWN} are cells that no type explains. Of the cells of known types about {100 * share:.3g} % are "
+        "expected among them, for that share was asked for; where the labels come from another dataset it can be more."
     ]
 
 

@@ -38,7 +38,6 @@ def _kernel():
     except ImportError:
         return None
 
-    @numba.njit(nogil=True, fastmath=True, cache=False)
     def rows_times(indptr, indices, data, weights, out, start, stop):
         width = weights.shape[1]
         for i in range(start, stop):
@@ -48,4 +47,7 @@ def _kernel():
                 for h in range(width):
                     target[h] += value * row[h]
 
-    return rows_times
+    try:
+        return numba.njit(rows_times, nogil=True, fastmath=True, cache=True)
+    except RuntimeError:  # no folder to keep what is compiled in
+        return numba.njit(rows_times, nogil=True, fastmath=True)

@@ -28,7 +28,7 @@ from stages import embedding
 from voice import log
 
 UNKNOWN = "Unknown"
-ON_THE_SPOT = "made of these cells"  # what is said of the encoder where no checkpoint was named
+ON_THE_SPOT = "made of these cells"  # said of an encoder that is no checkpoint
 MANY_STRANGE = 0.15  # share of a query's cells; between technologies up to a tenth look strange that are not
 SPOT_CELLS = 6_000  # cells of a dataset that an encoder made on the spot is trained on
 
@@ -57,10 +57,8 @@ class Work:
     settings: dict[str, Any]
     names: list[str] = field(default_factory=list)  # of types, that the labels or markers name beside the classes
     calibrated: bool = True  # not by marker genes, whose sure cells are no sample
+    marked: tuple[np.ndarray, np.ndarray] | None = None  # columns of markers (C,), for and against each type (L, C)
     centres: Centres | None = None  # made when the first cell is looked at
-    marked: tuple[np.ndarray, np.ndarray] | None = (
-        None  # columns that are markers (C,), for and against each type (L, C)
-    )
 
 
 @dataclass(frozen=True)
@@ -82,8 +80,8 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
     check_column(cells, references, wishes)
     marked = marker_labels.measured(wishes.markers, cells) if wishes.markers else None
     labels = None if marked and wishes.typed else cell_types(cells, references, wishes)
-    checkpoint, overlap, made = encoder_for(everything, shared, model, wishes)
-    embedder = embedder_of(checkpoint, own=model is None and not references)
+    checkpoint, overlap, made, corpus = encoder_for(everything, shared, model, wishes)
+    embedder = embedder_of(checkpoint, own=not references and made.startswith(ON_THE_SPOT))
     labels = labels or by_markers(cells, embedder, wishes, marked)
     labels = settled(cells, embedder, labels, wishes.seed) if labels.groups is not None else labels
     begin = time.perf_counter()
@@ -93,8 +91,9 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
         cells, embedder, labels.taught, labels.classes, pairs, batches=batches_of(references, wishes.batch_key),
         error=wishes.unknown, seed=wishes.seed,
     )  # fmt: skip
-    if model is None and references and len(cells) >= road.FEW:
-        shown = pretrain_here([cells], q.shared_genes([cells]), wishes.seed, f"a map of {cells.name} alone")
+    if references and (model is None or corpus is not None) and len(cells) >= road.FEW:
+        what = f"a map of {cells.name} alone"
+        shown = pretrain_here([cells], q.shared_genes([cells]), wishes.seed, corpus, what)
         labeller = replace(labeller, shown=embedder_of(shown, own=True))
     if labels.classes:
         measured = f"calibration error on held-out labelled cells {labeller.learnt.ece:.3f}"
@@ -322,15 +321,25 @@ def tell_labels(name: str, labels: np.ndarray, classes: list[str]) -> None:
 # -- encoder ----------------------------------------------------------------
 def encoder_for(
     everything: Sequence[Source], shared: list[str], model: Path | None, wishes: Wishes
-) -> tuple[utils.Checkpoint, list[dict], str]:
-    """The named checkpoint, or one made of these cells; what genes each dataset has of it; how it came about."""
+) -> tuple[utils.Checkpoint, list[dict], str, utils.Checkpoint | None]:
+    """What embeds, the genes each dataset has of it, how it came about; and the corpus that may be a prior.
+
+    The named checkpoint embeds where there are several datasets, or where it does not know the genes' signal shares.
+    One dataset of cells enough has a map of its own all the same, for which the shares are a prior.
+    """
+    corpus = None
     if model is not None:
         checkpoint = utils.load_checkpoint(model, gene_list=wishes.gene_list)
         overlap = [q.check_overlap(source, checkpoint.genes, wishes.force) for source in everything]
-        return checkpoint, overlap, f"{model}, {checkpoint.recipe}"
-    least = min(len(source.genes) for source in everything)
-    overlap = [q.own_overlap(source, shared, least) for source in everything]
-    return pretrain_here(everything, shared, wishes.seed), overlap, ON_THE_SPOT
+        corpus = checkpoint if checkpoint.shares is not None else None
+        if corpus is None or len(everything) > 1 or len(everything[0]) < road.FEW:
+            return checkpoint, overlap, f"{model}, {checkpoint.recipe}", corpus
+        made = f"{ON_THE_SPOT}, with {model} as a prior"
+    else:
+        least = min(len(source.genes) for source in everything)
+        overlap = [q.own_overlap(source, shared, least) for source in everything]
+        made = ON_THE_SPOT
+    return pretrain_here(everything, shared, wishes.seed, corpus), overlap, made, corpus
 
 
 def embedder_of(checkpoint: utils.Checkpoint, own: bool) -> Embedder:
@@ -345,8 +354,10 @@ def embedder_of(checkpoint: utils.Checkpoint, own: bool) -> Embedder:
     )
 
 
-def pretrain_here(sources: Sequence[Source], genes: list[str], seed: int, what: str = "") -> utils.Checkpoint:
-    """No checkpoint at hand: an encoder made of the very cells, on the genes they share.
+def pretrain_here(
+    sources: Sequence[Source], genes: list[str], seed: int, corpus: utils.Checkpoint | None = None, what: str = ""
+) -> utils.Checkpoint:
+    """An encoder made of the very cells, on the genes they share; `corpus`: a checkpoint that is a prior for it.
 
     Of one dataset it is the map that invents nothing. Of several, what separates their clusters: this tells the types
     of the one by the other's better, and is not what is stored. what: it is called so on the screen.
@@ -363,23 +374,25 @@ def pretrain_here(sources: Sequence[Source], genes: list[str], seed: int, what: 
             "no dataset has two cells to pre-train an encoder on; name a checkpoint with --pretrained_model"
         )
     cells = sum(matrix.shape[0] for matrix in matrices)
-    doing = f"making {what}" if what else "no checkpoint named: pre-training an encoder"
+    doing = f"making {what}" if what else "pre-training an encoder"
+    known = "what the checkpoint knows of genes is a prior" if corpus else "" if what else "no checkpoint named"
+    doing = f"{known}: {doing}" if known else doing
     log.info(f"{doing} on {cells:,} cells x {len(genes):,} genes (up to a minute)")
-    encoder = own_map(matrices[0], seed) if len(sources) == 1 else recipes.closed_form(matrices, genes, seed)
+    if len(sources) == 1:
+        encoder = own_map(matrices[0], seed, corpus.prior(genes) if corpus else None)
+    else:
+        encoder = recipes.closed_form(matrices, genes, seed)
     log.info(f"{'made' if what else 'pre-trained'} in {time.perf_counter() - begin:.1f} s")
     return utils.Checkpoint(
         encoder, genes, recipe="scpretrain2, on the spot", datasets=[source.name for source in sources]
     )
 
 
-def own_map(x: csr_matrix, seed: int) -> Encoder:
-    """`stages.embedding` of one dataset's cells (N, G) as an encoder, without the genes that hardly a cell has."""
-    seen = np.flatnonzero(np.asarray((x > 0).sum(axis=0)).ravel() > 2)  # a gene of two cells is noise
-    seen = seen if len(seen) > 1 else np.arange(x.shape[1])
-    weight, bias = embedding.fit([x[:, seen].tocsr()], seed=seed)  # (H, G'), (H,)
+def own_map(x: csr_matrix, seed: int, prior: np.ndarray | None = None) -> Encoder:
+    """`stages.embedding` of one dataset's cells (N, G) as an encoder; `prior` (G,) is what a corpus knows of genes."""
+    weight, bias = embedding.own(x, prior=prior, seed=seed)  # (H, G), (H,)
     encoder = Encoder(x.shape[1], len(weight))
     with torch.no_grad():
-        encoder.linear.weight.zero_()
-        encoder.linear.weight[:, seen] = torch.from_numpy(weight)
+        encoder.linear.weight.copy_(torch.from_numpy(weight))
         encoder.linear.bias.copy_(torch.from_numpy(bias))
     return encoder

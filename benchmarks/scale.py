@@ -161,8 +161,8 @@ def embed_all(corpus: Path, model: Path) -> int:
     checkpoint = load_checkpoint(model)
     for path in sorted(corpus.glob("*.h5")):
         with open_source(path, {}) as source:
-            for start in range(0, len(source), 4096):
-                counts = source.rows.rows(start, min(start + 4096, len(source)))
+            for start in range(0, len(source), 16_384):
+                counts = source.rows.rows(start, min(start + 16_384, len(source)))
                 log = source.log(counts)[0]
                 embed_counts(checkpoint.encoder, align.align(log, source.genes, checkpoint.genes), log1p=False)
     return 0

@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix, diags
 from scipy.sparse.linalg import ArpackError
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
 
 from voice import on_terminal
 
@@ -36,7 +37,8 @@ def components(x: csr_matrix, dimensions: int, *, seed: int = 0) -> tuple[np.nda
     if x.shape[0] > TO_THE_LAST_DIGIT and x.shape[1] > BLOCKS * dimensions:
         return _by_blocks(x, dimensions, seed)
     try:
-        pca = PCA(dimensions, svd_solver="arpack", random_state=seed).fit(x)
+        with threadpool_limits(1, user_api="blas"):  # its last digits, and with them a classifier, depend on threads
+            pca = PCA(dimensions, svd_solver="arpack", random_state=seed).fit(x)
     except (ArpackError, ValueError):  # one cell, or cells that are all equal: no direction is better than another
         return np.eye(dimensions, x.shape[1], dtype=np.float32), np.asarray(x.mean(axis=0), dtype=np.float32).ravel()
     return pca.components_.astype(np.float32), pca.mean_.astype(np.float32)

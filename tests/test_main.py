@@ -652,6 +652,8 @@ def test_the_second_recipe_runs_from_pre_training_to_the_table(run, tmp_path, ca
     assert first.recipe == "scpretrain2" and first.phase == 1 and len(first.datasets) == 4 and len(first.history) == 3
     assert run(*SECOND, "--pretrain_output") == 0
     second = utils.load_checkpoint(tmp_path / "model.out")
+    assert first.shares.shape == (12,) and torch.isfinite(first.shares).all() and first.shares.max() > 0.1
+    assert torch.equal(first.shares, second.shares)  # the cells are the same
     assert second.recipe == "scpretrain2" and second.phase == 2 and len(second.history) == 3 + 3
     assert not same(first.encoder.state_dict(), second.encoder.state_dict())
     assert (second.encoder.linear.bias == 0).all()

@@ -142,7 +142,7 @@ def test_the_classifier_is_the_published_stack():
     np.testing.assert_allclose(model(x).detach().numpy(), h @ layers[2][0].T + layers[2][1], rtol=1e-4, atol=1e-5)
 
 
-def test_embedding_is_the_linear_output_whatever_the_batch():
+def test_embedding_is_the_linear_output_whatever_the_batch(monkeypatch):
     counts, _ = draw(0)
     encoder = Encoder(12, 6)
     weight, bias = weights(encoder.linear)
@@ -152,6 +152,11 @@ def test_embedding_is_the_linear_output_whatever_the_batch():
         embedded = embed(encoder, rows, batch=batch)
         assert not embedded.requires_grad
         np.testing.assert_allclose(embedded.numpy(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(embed_counts(encoder, counts), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(embed_counts(encoder, counts.log1p(), log1p=False), expected, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr("model.SPARSE_FROM", 3)
+    monkeypatch.setattr("model.UNITS", 4)
+    monkeypatch.setattr("model.embed", lambda *_, **__: pytest.fail("made dense"))
     np.testing.assert_allclose(embed_counts(encoder, counts), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(embed_counts(encoder, counts.log1p(), log1p=False), expected, rtol=1e-4, atol=1e-5)
 

@@ -129,3 +129,8 @@ def test_labels_that_are_not_of_these_cells_are_refused(tmp_path, text, query, w
     given = given_labels.read(written(tmp_path, text))
     with pytest.raises(ValueError, match=words):
         given_labels.labels_of(given, query)
+
+
+def test_a_name_in_quotes_may_begin_like_a_comment(tmp_path):
+    text = '# made by "hand\ncell,cell_type\n"#1",T\n# a note\n"a\n#b",B\n'
+    assert given_labels.read(written(tmp_path, text)).types == {"#1": "T", "a\n#b": "B"}
