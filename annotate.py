@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import shlex
 import sys
 import warnings
@@ -134,11 +135,10 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
         table_of_genes = partial(catalogue.orthologs, args.data_dir, offline=args.offline)
         how = {name: getattr(args, name) for name in ("species", "values", "layer", "modality", "force")}
         theirs = [(path, {"species": args.reference_species, "force": args.force}) for path in args.reference]
-        needed = args.markers is not None
         cells, references, table = open_all(
-            stack, (args.query, how), theirs, table_of_genes, needed=needed, of_mouse=args.pretrained_model is not None
+            stack, (args.query, how), theirs, table_of_genes, of_mouse=args.pretrained_model is not None
         )
-        markers = marker_labels.read(args.markers, table) if args.markers else None
+        markers = markers_of(args.markers, cells, table, table_of_genes) if args.markers else None
         wishes = replace(flags.fill(Wishes, args), labels=given, markers=markers)
         if wishes.merge is not None:
             wishes = replace(wishes, merge=wishes.merge or shards.found_beside(args.out))
@@ -162,6 +162,8 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
         for kind, path in beside.items():
             write_beside(kind, parts[path], found, args.out.stem, naming)
     log.log(RESULT, f"{', '.join([str(args.out), *(path.name for path in beside.values())])} written")
+    if former := [path.name for path in left_over(args.out) if path not in beside.values()]:
+        log.warning(f"{', '.join(former)} beside it: of an earlier run with this --out, not of this one")
 
 
 def open_all(
@@ -170,25 +172,40 @@ def open_all(
     theirs: Sequence[tuple[Path, dict[str, Any]]],
     orthologs: Callable[..., dict[str, str]],
     *,
-    needed: bool,
     of_mouse: bool,
 ) -> tuple[Source, list[Source], dict[str, str]]:
     """Query and references, each a file and how to open it; and the ortholog table, fetched only where it is needed.
 
-    needed: whatever the species. of_mouse: a checkpoint is used, whose genes are of mouse.
+    of_mouse: a checkpoint is used, whose genes are of mouse.
     """
-    table = orthologs(needed=needed)
+    table = orthologs(needed=False)
     references = [stack.enter_context(q.open_source(path, table, **how)) for path, how in theirs]
     cells = stack.enter_context(q.open_source(query[0], table, like=references, **query[1]))
-    q.refuse_cells(cells)
-    everything = [cells, *references]
+    return cells, references, matched([cells, *references], table, orthologs, of_mouse)
+
+
+def matched(
+    everything: Sequence[Source], table: dict[str, str], orthologs: Callable[..., dict[str, str]], of_mouse: bool
+) -> dict[str, str]:
+    """Match the genes of the query, first, and the references; the ortholog table, fetched where two species meet."""
+    q.refuse_cells(everything[0])
     species = {source.species for source in everything}
     if not table and (len(species) > 1 or (of_mouse and "human" in species)):
         table = orthologs()
         for source in everything:
             q.names_of(source, table)
     q.translate(everything, table)
-    return cells, references, table
+    return table
+
+
+def markers_of(
+    path: Path, cells: Source, table: dict[str, str], orthologs: Callable[..., dict[str, str]]
+) -> marker_labels.Markers:
+    """The file of marker genes; the ortholog table is fetched where hardly a gene is measured under its own name."""
+    markers = marker_labels.read(path, table)
+    if not table and marker_labels.of_another_species(markers, cells):
+        markers = marker_labels.read(path, orthologs())
+    return markers
 
 
 def begin_h5ad(target: Path, query: Path, cells: Source) -> None:
@@ -198,7 +215,7 @@ def begin_h5ad(target: Path, query: Path, cells: Source) -> None:
             log.info(f"copying {query} ({size / 1e9:.1f} GB)")
         write_h5ad.copy_file(query, target)
     elif format_of(query) == "zarr":
-        read_zarr_store(query).write_h5ad(target)
+        write_h5ad.whole(target, read_zarr_store(query))
     else:
         write_h5ad.new_file(target, progress(cells, "writing the cells"), cells.rows.obs, cells.rows.genes)
 
@@ -239,6 +256,11 @@ def beside_of(out: Path, wishes: Wishes, page: bool) -> dict[str, Path]:
     return {kind: out.with_suffix(BESIDE[kind]) for kind, wished in wanted.items() if wished}
 
 
+def left_over(out: Path) -> list[Path]:
+    """The files beside `out` that are there, whichever run wrote them."""
+    return [path for end in BESIDE.values() if (path := out.with_suffix(end)).exists()]
+
+
 def naming_after(query: Path, out: Path, line: Callable[[str], str]) -> Naming:
     """What comes after the page was used to name groups: the same query with its labels. line: adds the kept flags."""
     target = out.with_name("labelled.h5ad" if out.name == "annotated.h5ad" else "annotated.h5ad")
@@ -252,6 +274,7 @@ def check_out(out: Path | None, labeller: Path | None, inputs: Sequence[Path]) -
         if labeller.is_dir():
             raise ValueError(f"--save_labeller {labeller} is a folder; name a file in it")
         refuse_same(f"--save_labeller {labeller}", labeller, [*inputs, *([out] if out else [])])
+        flags.check_folder(f"--save_labeller {labeller}", labeller.parent)
     if out is None:
         return
     if out.suffix != ".h5ad":
@@ -279,7 +302,7 @@ def annotate(
     label_key: str | None = None,
     batch_key: str | None = None,
     unlabeled: str | Sequence[str] = (),
-    labels: str | Path | Mapping[str, str] | None = None,
+    labels: str | Path | Mapping[Any, str] | None = None,
     markers: str | Path | None = None,
     explore: int = 0,
     embed_only: bool = False,
@@ -310,7 +333,8 @@ def annotate(
         label_key: the column of obs with cell types. Default: cell_ontology_class, else cell_type.
         batch_key: the column of the references with batches or donors; whole ones are held out to set limits.
         unlabeled: label(s) that mean a cell has none, such as "Unknown"; empty and NaN always do.
-        labels: a table of labels (a file cell,cell_type or group,cell_type), or a dict or Series cell -> type.
+        labels: a table of labels (a file cell,cell_type or group,cell_type), or a dict or Series cell -> type, or
+            group -> type where obs has the scpretrain_group of explore.
         markers: a file of marker genes, type,gene[,sign].
         explore: so many groups of cells to be named, e.g. 20; no labels are needed.
         embed_only: no labels, only the embedding.
@@ -333,7 +357,7 @@ def annotate(
     Returns:
         A copy in memory with obs["scpretrain_..."], obsm["X_scpretrain"] and uns["scpretrain"].
     Raises:
-        ValueError: with what to do about it, as the command does.
+        ValueError: with what to do about it, as the command does. FileNotFoundError: for a file that is not there.
     """
     wanted = dict(
         label_key=label_key,
@@ -354,20 +378,20 @@ def annotate(
     )
     others = [reference] if hasattr(reference, "obs_names") else list(reference)
     wanted["reference"] = tuple(f"reference {i}" for i in range(1, len(others) + 1))
-    Wishes(**wanted, labels=labels, markers=markers)  # refuses what cannot be before any work
-    given = given_of(labels, label_key)
-    with spoken(verbose):
+    with spoken(verbose), by_argument():
+        Wishes(**wanted, labels=labels, markers=markers)  # refuses what cannot be before any work
+        given = given_of(labels, label_key, adata)
         out = adata.to_memory() if adata.isbacked else adata.copy()  # before any work: what cannot be copied fails now
         utils.seed_everything(seed)
-        table = catalogue.orthologs(Path(data_dir), offline=offline)
+        orthologs = partial(catalogue.orthologs, Path(data_dir), offline=offline)
+        table = orthologs(needed=False)
         cells = of_adata(out, "adata", table, species=species, values=values, force=force)
-        q.refuse_cells(cells)
         sources = [
             of_adata(one, f"reference {i}", table, species=reference_species, force=force)
             for i, one in enumerate(others, 1)
         ]
-        q.translate([cells, *sources], table)
-        genes = None if markers is None else marker_labels.read(Path(markers), table)
+        table = matched([cells, *sources], table, orthologs, pretrained_model is not None)
+        genes = None if markers is None else markers_of(Path(markers), cells, table, orthologs)
         wishes = Wishes(**wanted, labels=given, markers=genes)
         model = None if pretrained_model is None else Path(pretrained_model)
         found = annotate_cells(
@@ -385,12 +409,26 @@ def annotate(
         return out
 
 
-def given_of(labels: str | Path | Mapping[str, str] | None, label_key: str | None) -> given_labels.Given | None:
-    """Labels as a notebook hands them: a file, or types by the cell's name."""
+def given_of(
+    labels: str | Path | Mapping[Any, str] | None, label_key: str | None, adata: AnnData
+) -> given_labels.Given | None:
+    """Labels as a notebook hands them: a file, or types by the cell's name, or by the group of an earlier run."""
     if labels is None or isinstance(labels, (str, Path)):
         return None if labels is None else given_labels.read(Path(labels), label_key)
     types = {str(cell): "" if kind is None or kind != kind else str(kind) for cell, kind in labels.items()}
-    return given_labels.Given(Path("labels"), False, types)
+    groups = {str(name) for name in adata.obs.get(given_labels.GROUP, ())}
+    by_group = bool(groups & set(types)) and not set(adata.obs_names) & set(types)
+    return given_labels.Given(Path("labels"), by_group, types)
+
+
+@contextmanager
+def by_argument() -> Iterator[None]:
+    """Let errors name the arguments of the function, not the flags of the command."""
+    try:
+        yield
+    except ValueError as error:
+        error.args = (re.sub(r"--([a-z]\w+)", r"`\1`", str(error)),)
+        raise
 
 
 @contextmanager

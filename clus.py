@@ -30,10 +30,10 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 
 import data_loader as data
+import ranks
+import recipes
 import utils
 from files import fingerprint
-from model import embed_counts
-from reading import align
 from stages import cluster, plot, reduce, score
 from voice import RESULT, log
 
@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return flags.run(command, parser(), argv, check_paths=flags.check_paths)
 
 
+@ranks.joined()
 def command(args: argparse.Namespace) -> None:
     """Both arms of every labelled dataset clustered; the table; then the pictures."""
     if args.umap != "none":
@@ -57,21 +58,24 @@ def command(args: argparse.Namespace) -> None:
     checkpoint = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list)
     checkpoint.encoder.to(device)
     where = flags.fill(utils.Data, args)
-    entries = where.entries("there are no types to compare with")
+    with ranks.one_first():
+        entries, orthologs = where.entries("there are no types to compare with"), where.orthologs()
     names = [entry.name for entry in entries]
     if args.umap and args.umap not in (*names, "none"):
         raise ValueError(f"--umap {args.umap} is not among the labelled datasets of this run: {', '.join(names)}")
-    orthologs = where.orthologs()
     seeds = [args.seed + repeat for repeat in range(SEEDS)]
     identity = identity_of(where, checkpoint, fingerprint(orthologs), args.seed)
     path = utils.clustering_results(args.save_result)
     table = utils.ResultTable.of(path, entries, seeds, identity, utils.CLUSTER_COLUMNS)
     left = utils.unfinished({"clus": table})
-    for entry in (entry for entry in entries if entry.name in left):
+    for entry in (entry for entry in utils.mine(entries) if entry.name in left):
         dataset = where.prepare(entry, orthologs, data.log_normalised)
         data.report_overlap(dataset.names, checkpoint.genes, "the checkpoint")
         runs = {(arm, seed) for seed, of_seed in left[entry.name].items() for _, arm in of_seed}
         test(dataset, points_of(dataset, checkpoint, args.seed), seeds, runs, table)
+    ranks.gathered(None)
+    if not ranks.first():
+        return
     log.log(RESULT, score.table(table.rows(), utils.ARMS, score.CLUSTER_METRICS))
     log.log(RESULT, f"{path} written")
     if args.umap != "none":
@@ -96,11 +100,11 @@ def test(
     The arm without pre-training is that baseline which has the best mean adjusted Rand index, in its favour.
     """
     rows = {arm: clusterings(dataset, points, arm, seeds, seeds[0]) for arm, points in arms.items()}
-    plain = [name for name in arms if name not in utils.ARMS]
+    plain = [name for name in arms if name not in (*utils.ARMS, utils.FROZEN)]
     best = max(plain, key=lambda name: np.mean([row["ari"] for row in rows[name]]))
     rows[utils.ARMS[1]] = [row | {"arm": utils.ARMS[1]} for row in rows[best]]  # last: with it a run is finished
     for row in (row for of_arm in rows.values() for row in of_arm):
-        if (row["arm"] if row["arm"] in utils.ARMS else utils.ARMS[1], row["seed"]) in runs:
+        if (utils.run_of(row["arm"]), row["seed"]) in runs:
             table.write(row)
     words = ", ".join(f"{np.mean([row['ari'] for row in of_arm]):.3f} {arm}" for arm, of_arm in rows.items())
     cells, types = len(dataset.types.labels), len(dataset.types.classes)
@@ -110,10 +114,15 @@ def test(
 
 
 def points_of(dataset: data.Prepared, checkpoint: utils.Checkpoint, seed: int) -> dict[str, np.ndarray]:
-    """The embedding (M, H) of all labelled cells, and each baseline's points (M, D)."""
-    x = dataset.counts
-    embedding = embed_counts(checkpoint.encoder, align.align(x, dataset.genes, checkpoint.genes), log1p=False)
-    return {utils.ARMS[0]: embedding} | {name: made(x) for name, made in reduce.baselines(x, seed).items()}
+    """The embedding (M, H) of all labelled cells, that of the frozen encoder, and each baseline's points (M, D).
+
+    A checkpoint that knows no signal shares of genes has its frozen encoder for an embedding.
+    """
+    x, frozen = dataset.counts, recipes.frozen_points(dataset, checkpoint)
+    arms = {utils.ARMS[0]: frozen}
+    if checkpoint.shares is not None:
+        arms = {utils.ARMS[0]: recipes.own_points(dataset, checkpoint, seed), utils.FROZEN: frozen}
+    return arms | {name: made(x) for name, made in reduce.baselines(x, seed).items()}
 
 
 def clusterings(

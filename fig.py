@@ -1,6 +1,6 @@
-"""Scatter plots of all results, one point a dataset: above the diagonal pre-training helped.
+"""Scatter plots of all results, one point a dataset: above the diagonal scPretrain is better.
 
-python fig.py                           figs/nn_*, figs/CLF_*, figs/clus_* and figs/summary, as .pdf and .png
+python fig.py                           figs/nn_*, CLF_*, clus_*, leiden_* and summary, each as .pdf and .png
 python fig.py --format png --dpi 300    only .png, finer
 """
 
@@ -32,6 +32,7 @@ from voice import RESULT, log
 
 TITLES = score.METRICS | score.CLUSTER_METRICS
 OF_MAIN, OF_CLASSIFIER, OF_CLUSTERS = tuple(score.METRICS), ("auprc", "auroc"), ("ari", "silhouette")
+OF_LEIDEN = {"leiden": "ARI at resolution 1", "leiden_best": "ARI at the best one"}  # not told the number of types
 METHODS = {
     "nn": "main.py's classifier",  # a network or the few-label classifier: tables do not say the recipe
     "svm": "linear SVM",
@@ -39,6 +40,7 @@ METHODS = {
     "lr": "logistic regression",
     "knn": "kNN",
     "clus": "k-means",
+    "leiden": "Leiden",
 }
 ACROSS = 6  # panels in a row of the summary page, at most
 
@@ -53,12 +55,13 @@ class Panel:
 
     @property
     def name(self) -> str:
-        return f"{self.method}_{self.metric}"
+        metric = {"leiden": "1", "leiden_best": "best"}.get(self.metric, self.metric)
+        return f"{self.method}_{metric}"
 
     @property
     def title(self) -> str:
         kind = self.method.removesuffix("_tuned")
-        return f"{METHODS[kind]}{', tuned' if kind != self.method else ''}: {TITLES[self.metric]}"
+        return f"{METHODS[kind]}{', tuned' if kind != self.method else ''}: {(TITLES | OF_LEIDEN)[self.metric]}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def command(args: argparse.Namespace) -> None:
     """Draw what has results, name what has none with the command that makes it."""
-    panels, missing = collect(args.save_result, lambda words: flags.command_line(words, args))
+    # the default folder need not be where the data are: results do not say where they came from
+    where = "" if "data_dir" in args.given or any(args.data_dir.glob("*.h5*")) else " --data_dir DIR"
+    panels, missing = collect(args.save_result, lambda words: flags.command_line(f"{words}{where}", args))
     pictures = flags.fill(utils.Pictures, args)
     if not panels:
         lines = "".join(f"\n  {line}" for line in missing.values())
@@ -95,6 +100,7 @@ def collect(save_result: Path, proposed: Callable[[str], str]) -> tuple[list[Pan
             sources.append((path.stem, path, OF_CLASSIFIER, utils.RESULT_COLUMNS, line))
     path = utils.clustering_results(save_result)
     sources.append(("clus", path, OF_CLUSTERS, utils.CLUSTER_COLUMNS, "clus.py"))
+    sources.append(("leiden", path, tuple(OF_LEIDEN), utils.CLUSTER_COLUMNS, "clus.py"))
     panels, missing = [], {}
     for method, path, metrics, columns, words in sources:
         results = utils.read_results(path, columns)
@@ -129,7 +135,9 @@ def draw(axis: Axes, panel: Panel, *, title: str = "") -> score.Comparison:
 
 def summary(panels: Sequence[Panel]) -> Figure:
     """Every panel on one page: a row for main.py, then a column for each other method."""
-    rows = [of_main] if (of_main := [panel for panel in panels if panel.method == "nn"]) else []
+    rows: list[Sequence[Panel | None]] = (
+        [of_main] if (of_main := [panel for panel in panels if panel.method == "nn"]) else []
+    )
     columns = [list(of_one) for method, of_one in groupby(panels, lambda panel: panel.method) if method != "nn"]
     each = -(-len(columns) // max(1, -(-len(columns) // ACROSS)))  # as many in each row
     for start in range(0, len(columns), max(1, each)):
@@ -147,7 +155,7 @@ def summary(panels: Sequence[Panel]) -> Figure:
             axis.set(xlabel="", ylabel="")
             axis.tick_params(labelsize=7)
     datasets = max(len(panel.values) for panel in panels)
-    figure.suptitle(f"{datasets} datasets, one point each; above the diagonal pre-training helped", fontsize=11)
+    figure.suptitle(f"{datasets} datasets, one point each; above the diagonal scPretrain is better", fontsize=11)
     figure.supxlabel(utils.ARMS[1], fontsize=10)
     figure.supylabel(utils.ARMS[0], fontsize=10)
     return figure

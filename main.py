@@ -3,6 +3,7 @@
 python main.py --is_pretrain --kmeans                       phase 1: pseudo-labels are clusters of the inputs
 python main.py --is_pretrain --kmeans --pretrain_output     phase 2: clusters of the encoder's outputs
 python main.py --kmeans                                     fine-tune and test, with against without pre-training
+torchrun --nproc_per_node 4 main.py ...                     any of them by 4 processes that share the work
 
 Recipes: scpretrain2 (log-normalised genes, every dataset; tested with the few-label classifier, the encoder frozen, and
 test cells take part without their labels) and paper (as published). Phase 2 and testing go by the checkpoint's recipe.
@@ -11,6 +12,7 @@ test cells take part without their labels) and paper (as published). Phase 2 and
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,13 +33,14 @@ import torch
 from scipy.sparse import csr_matrix
 
 import data_loader as data
+import ranks
 import recipes
 import utils
 from files import clear_parts, fingerprint, locked
 from reading import align
 from recipes import Corpus, Recipe, Test, Training
-from stages import score, train
-from stages.batch import SparseRows
+from stages import embedding, score, train
+from stages.batch import SparseRows, part
 from voice import RESULT, log
 
 
@@ -45,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return flags.run(command, parser(), argv, check_paths=flags.check_paths)
 
 
+@ranks.joined()
 def command(args: argparse.Namespace) -> None:
     """Hand the flags on as what they set: data, checkpoint, recipe; then pre-train, or fine-tune and test."""
     device = utils.pick_device(args.cuda)
@@ -60,8 +64,14 @@ def command(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.pretrained_model} has {hidden} hidden units; use --hid {hidden}")
     if args.is_pretrain:
         cache = data.cache_in(args.data_dir, args.cache_dir)
-        with locked(args.save_model, wait=0):  # two runs would write one state in turn
-            pretrain(recipe, Cells(where, cache, device), start, args.save_model, resume=args.resume)
+        with locked(args.save_model, wait=0) if ranks.first() else nullcontext():  # two runs would write one state
+            pretrain(
+                recipe,
+                Cells(where, cache, device, utils.bf16(device, args.mixed)),
+                start,
+                args.save_model,
+                resume=args.resume,
+            )
         after = flags.after_saving(args)
         if not start:
             words = f"main.py --is_pretrain --kmeans --pretrain_output --save_model {args.save_model}"
@@ -70,6 +80,8 @@ def command(args: argparse.Namespace) -> None:
     else:
         splits = flags.fill(utils.Splits, args)
         finetune_and_test(recipe, where, start, splits, args.save_result, device)
+        for words in ("rf_svm_lr.py", "clus.py", "fig.py"):
+            log.info(f"next: {flags.command_line(words, args)}")
 
 
 # -- pre-training ----------------------------------------------------------------
@@ -80,12 +92,14 @@ class Cells:
     where: utils.Data
     cache: data.Cache
     device: torch.device
+    bf16: bool = False  # products of training
 
 
 def pretrain(recipe: Recipe, cells: Cells, start: utils.Checkpoint | None, save_model: Path, *, resume: bool) -> None:
     """Phase 1, or with a checkpoint to start from phase 2: cluster every dataset, train one encoder on all of it."""
-    named = cells.where.entries(recipe.why_labelled)
-    named = data.gene_names(named, cells.where.orthologs(), **cells.where.values)
+    with ranks.one_first():  # what is to be fetched is fetched once
+        entries, orthologs = cells.where.entries(recipe.why_labelled), cells.where.orthologs()
+    named = data.gene_names(entries, orthologs, **cells.where.values)
     genes = start.genes if start else vocabulary(named)
     matrices = matrices_of(recipe, cells, named, genes, "the checkpoint" if start else "the corpus")  # (N, G) each
     labels = labels_of(recipe, cells, named, matrices, genes, start)  # (N, P) each
@@ -95,23 +109,21 @@ def pretrain(recipe: Recipe, cells: Cells, start: utils.Checkpoint | None, save_
     training = recipe.network(corpus, start.encoder if start else None, cells.device)
     identity = run_identity(recipe, cells, named, genes, start, training)
     tasks = [
-        train.Task(
-            names.entry.name,
-            SparseRows(matrix, cells.device, log1p=recipe.log1p),
-            torch.from_numpy(targets).to(cells.device),
-        )
+        task_of(names, matrix, targets, cells.device, log1p=recipe.log1p)
         for names, matrix, targets in zip(named, matrices, labels, strict=True)
     ]
     of_all_weights = run_identity(recipe, cells, named, genes, None, training)
     asked = fingerprint(2 if start else 1, training.epochs, of_all_weights)
     state = utils.state_path(save_model)
-    if utils.is_finished(save_model, start, identity, asked, resume=resume):
-        clear_parts(save_model)
-        state.unlink(missing_ok=True)
+    finished = partial(utils.is_finished, save_model, start, identity, asked, resume=resume)
+    if ranks.from_first(finished):
+        if ranks.first():
+            clear_parts(save_model)
+            state.unlink(missing_ok=True)
         words = "trains on" if start else "trains anew"
         log.log(RESULT, f"this run was finished: {save_model} is what it made; without --resume the command {words}")
         return
-    progress = train_with_state(recipe, training, tasks, state, identity, resume=resume)
+    progress = train_with_state(recipe, training, tasks, state, identity, bf16=cells.bf16, resume=resume)
 
     phase = start.phase + 1 if start else 1
     made = utils.Checkpoint(
@@ -125,12 +137,23 @@ def pretrain(recipe: Recipe, cells: Cells, start: utils.Checkpoint | None, save_
         history=(start.history if start else []) + progress.history,
         run=identity,
         asked=asked,
+        shares=shares_of(recipe, cells, named, corpus) if recipe.keeps_shares else None,
     )
-    utils.save_checkpoint(save_model, made)
-    state.unlink(missing_ok=True)
+    if ranks.first():
+        utils.save_checkpoint(save_model, made)
+        state.unlink(missing_ok=True)
     again = f", run {phase - 1} of it" if phase > 2 else ""
     said = f"phase {min(phase, 2)}{again}: {progress.epoch} epochs, lowest loss {progress.best_loss:.4f}"
     log.log(RESULT, f"{said}; {save_model} written")
+
+
+def task_of(
+    names: data.Names, matrix: csr_matrix, targets: np.ndarray, device: torch.device, *, log1p: bool
+) -> train.Task:
+    """A dataset as `train.pretrain` takes it: with many processes each holds its part of the cells (N, G)."""
+    own = ranks.share(matrix.shape[0])
+    rows = SparseRows(part(matrix, own), device, log1p=log1p)
+    return train.Task(names.entry.name, rows, torch.from_numpy(targets[own]).to(device), own.start, matrix.shape[0])
 
 
 def vocabulary(named: Sequence[data.Names]) -> list[str]:
@@ -153,11 +176,22 @@ def matrices_of(
     for names in named:
         data.report_overlap(names, genes, of)
     how = {"normalise": recipe.normalise, "recipe": recipe.scale, **cells.where.values}
-    found = [data.aligned(names, genes, cells.cache, fingerprint(genes), **how) for names in named]
+
+    def aligned(names: data.Names) -> csr_matrix:
+        return data.aligned(names, genes, cells.cache, fingerprint(genes), **how)
+
+    if ranks.size() > 1 and cells.cache.folder:  # each is made by one process, then all of them find it
+        ranks.spread(lambda names: aligned(names).shape, named, sizes_of(named))
+    found = [aligned(names) for names in named]
     count = sum(matrix.shape[0] for matrix in found)
     species = ", ".join(sorted({names.entry.species for names in named}))
     log.info(f"recipe {recipe.name}: {len(named)} datasets, {count:,} cells, {len(genes):,} genes ({species})")
     return found
+
+
+def sizes_of(named: Sequence[data.Names]) -> list[int]:
+    """Bytes of each dataset's files: what its reading costs, next to the others'."""
+    return [sum(size for _, size, _ in data.stamp_of(names.entry.path)) for names in named]
 
 
 def labels_of(
@@ -172,8 +206,9 @@ def labels_of(
     begin = time.perf_counter()
     encoder = start.encoder.to(cells.device) if start else None
     method, genes_hash = recipes.method_of(recipe), fingerprint(genes)
-    found = []
-    for names, matrix in zip(named, matrices, strict=True):
+
+    def labels(which: int) -> np.ndarray:
+        names, matrix = named[which], matrices[which]
         path = names.entry.path
         key = (
             *(str(path.resolve()), data.stamp_of(path), fingerprint(names.genes), genes_hash, cells.where.values),
@@ -181,7 +216,9 @@ def labels_of(
             start.identity() if start else None,
         )
         make = partial(_labels, recipe, matrix, encoder, cells.device)
-        found.append(np.array(cells.cache.arrays("labels", names.entry.name, key, make)["labels"]))
+        return np.array(cells.cache.arrays("labels", names.entry.name, key, make)["labels"])
+
+    found = ranks.spread(labels, range(len(named)), [matrix.nnz for matrix in matrices])
     clusters = sum(int(targets.max(axis=0).sum()) + targets.shape[1] for targets in found)
     of = "encoder outputs" if start else "inputs"
     log.info(f"pseudo-labels by {method} of the {of}: {clusters:,} clusters in {time.perf_counter() - begin:.1f} s")
@@ -190,6 +227,30 @@ def labels_of(
 
 def _labels(recipe: Recipe, matrix: csr_matrix, *where: object) -> dict[str, np.ndarray]:
     return {"labels": recipe.pseudo_labels(matrix, *where)}
+
+
+def shares_of(recipe: Recipe, cells: Cells, named: Sequence[data.Names], corpus: Corpus) -> torch.Tensor:
+    """The genes' signal shares (G,) in the corpus: the mean over datasets that have a gene, by the root of their cells.
+
+    Those of a dataset come from the cache where they are there.
+    """
+    genes_hash = fingerprint(corpus.genes)
+
+    def shares(which: int) -> np.ndarray:
+        names, matrix = named[which], corpus.matrices[which]
+        path = names.entry.path
+        key = (str(path.resolve()), data.stamp_of(path), fingerprint(names.genes), genes_hash, cells.where.values)
+        make = partial(_shares, recipe, matrix)
+        entry = cells.cache.arrays("shares", names.entry.name, (*key, recipe.name, recipe.seed), make)
+        return np.array(entry["shares"])
+
+    found = ranks.spread(shares, range(len(named)), [matrix.nnz for matrix in corpus.matrices])
+    roots = np.sqrt([matrix.shape[0] for matrix in corpus.matrices])
+    return torch.from_numpy(embedding.average(found, corpus.measured, roots).astype(np.float32))
+
+
+def _shares(recipe: Recipe, matrix: csr_matrix) -> dict[str, np.ndarray]:
+    return {"shares": recipe.shares(matrix)}
 
 
 def run_identity(
@@ -205,18 +266,25 @@ def run_identity(
     datasets = [(names.entry.name, fingerprint(names.genes), data.stamp_of(names.entry.path)) for names in named]
     steps = training.epochs if training.schedule else None  # a schedule is of so many steps
     of_start = start.identity() if start else None
-    where = cells.where.values, cells.device.type
+    where = cells.where.values, cells.device.type, *(["bf16"] if cells.bf16 else [])
     return fingerprint(recipe.name, settings, fingerprint(genes), datasets, where, of_start, steps)
 
 
 def train_with_state(
-    recipe: Recipe, training: Training, tasks: list[train.Task], path: Path, identity: str, *, resume: bool
+    recipe: Recipe,
+    training: Training,
+    tasks: list[train.Task],
+    path: Path,
+    identity: str,
+    *,
+    bf16: bool,
+    resume: bool,
 ) -> train.Progress:
     """Train; after every epoch the state is on disk at `path`, and with `resume` the run goes on from there."""
     progress = train.Progress()
     parts = {"model": training.model, "optimizer": training.optimizer, "schedule": training.schedule}
     if resume:
-        if state := utils.load_state(path, identity):
+        if state := ranks.from_first(partial(utils.load_state, path, identity)):
             for name, part in parts.items():
                 if part:
                     part.load_state_dict(state[name])
@@ -230,6 +298,8 @@ def train_with_state(
 
     def save(progress: train.Progress) -> None:
         chance_of(progress.epoch)
+        if not ranks.first():
+            return
         states = {name: part.state_dict() if part else None for name, part in parts.items()}
         utils.save_state(path, {"identity": identity, **states, "progress": vars(progress)})
 
@@ -244,6 +314,7 @@ def train_with_state(
         seed=recipe.seed,
         sizes=training.sizes,
         schedule=training.schedule,
+        bf16=bf16,
         progress=progress,
         after_epoch=save,
     )
@@ -259,12 +330,12 @@ def finetune_and_test(
     device: torch.device,
 ) -> None:
     """Both arms on every labelled dataset, the same split and the same first weights for both; then the table."""
-    entries = where.entries("there is nothing to test on")
-    orthologs = where.orthologs()
+    with ranks.one_first():
+        entries, orthologs = where.entries("there is nothing to test on"), where.orthologs()
     identity = identity_of(recipe, where, checkpoint, splits, fingerprint(orthologs))
     table = utils.ResultTable.of(save_result.with_suffix(".csv"), entries, splits.seeds, identity)
     left = utils.unfinished({recipe.name: table})
-    for entry in (entry for entry in entries if entry.name in left):
+    for entry in (entry for entry in utils.mine(entries) if entry.name in left):
         dataset = where.prepare(entry, orthologs, recipe.normalise)
         data.report_overlap(dataset.names, checkpoint.genes, "the checkpoint")
         for seed, runs in left[entry.name].items():
@@ -276,6 +347,9 @@ def finetune_and_test(
                     f"{entry.name}, {arm}, seed {seed}: accuracy {row['accuracy']:.3f}, kappa {row['kappa']:.3f}, "
                     f"macro F1 {row['macro_f1']:.3f} on {row['n_test']:,} cells in {row['seconds']:.1f} s"
                 )
+    ranks.gathered(None)
+    if not ranks.first():
+        return
     results = table.rows()
     utils.write_published(save_result, results)
     log.log(RESULT, score.table(results, utils.ARMS, score.METRICS))

@@ -7,7 +7,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
-from stages.batch import SparseRows
+from stages.batch import Share, SparseRows
 
 SPARSE_FROM = 5_000  # cells: fewer are made dense, as they always were, to the last digit
 UNITS = 50  # hidden units at a time, whose weights then stay in the processor's cache
@@ -80,22 +80,35 @@ class MultiTask(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(encoder.hidden, sum(sizes)) for sizes in self.partitions)
         self.squash = squash  # the published sigmoid on the logits, before cross-entropy
 
-    def forward(self, x: Tensor, sizes: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, sizes: Sequence[int], targets: Sequence[Tensor], share: Share | None = None) -> Tensor:
         """The loss of a batch of all datasets: `x` (B, G), rows per dataset, targets (n_i, P) each.
 
-        Cross-entropy, averaged over a dataset's rows, summed over partitions and datasets (as published).
+        Cross-entropy, averaged over a dataset's rows, summed over partitions and datasets (as published). Of a `share`
+        of the batch it is that part of the whole batch's loss.
         """
         h = torch.sigmoid(self.encoder(x))  # (B, H): every dataset in one pass
         loss = x.new_zeros(())
-        for rows, head, clusters, target in zip(
-            h.split(list(sizes)), self.heads, self.partitions, targets, strict=True
+        for rows, head, clusters, target, whole in zip(
+            h.split(list(sizes)), self.heads, self.partitions, targets, _whole(sizes, share), strict=True
         ):
             logits = head(rows)  # (n_i, sum of K)
             if self.squash:
                 logits = torch.sigmoid(logits)
             for part, column in zip(logits.split(clusters, dim=1), target.unbind(dim=1), strict=True):
-                loss = loss + nn.functional.cross_entropy(part, column)
+                loss = loss + _mean_loss(part, column, whole)
         return loss
+
+
+def _whole(sizes: Sequence[int], share: Share | None) -> Sequence[int | None]:
+    """The rows of each task in the batch that this is a share of; None where this is all of it."""
+    return share.sizes if share else [None] * len(sizes)
+
+
+def _mean_loss(logits: Tensor, target: Tensor, whole: int | None) -> Tensor:
+    """Cross-entropy averaged over rows: these, or the `whole` batch's, whose others are elsewhere."""
+    if whole is None:
+        return nn.functional.cross_entropy(logits, target)
+    return nn.functional.cross_entropy(logits, target, reduction="sum") / whole
 
 
 class CentredMultiTask(nn.Module):
@@ -129,18 +142,31 @@ class CentredMultiTask(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(len(start), sum(sizes)) for sizes in self.partitions)
         self.dropout = dropout  # share of genes hidden from the encoder in every cell of a training step
 
-    def forward(self, x: Tensor, sizes: Sequence[int], targets: Sequence[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, sizes: Sequence[int], targets: Sequence[Tensor], share: Share | None = None) -> Tensor:
         """The loss of a batch of all datasets, called as `MultiTask`; averaged over a dataset's partitions."""
         centred = [part - mean for part, mean in zip(x.split(list(sizes)), self.means, strict=True)]
         z = torch.cat(centred).div_(self.scale)  # (B, G)
-        h = self.encoder(nn.functional.dropout(z, self.dropout, self.training))  # (B, H)
+        h = self.encoder(self._hide(z, share))  # (B, H)
         loss = x.new_zeros(())
-        for rows, head, clusters, target, share in zip(
-            h.split(list(sizes)), self.heads, self.partitions, targets, self.shares, strict=True
+        for rows, head, clusters, target, weight, whole in zip(
+            h.split(list(sizes)),
+            self.heads,
+            self.partitions,
+            targets,
+            self.shares,
+            _whole(sizes, share),
+            strict=True,
         ):
             parts = zip(head(rows).split(clusters, dim=1), target.unbind(dim=1), strict=True)
-            loss = loss + share / len(clusters) * sum(nn.functional.cross_entropy(*part) for part in parts)
+            loss = loss + weight / len(clusters) * sum(_mean_loss(*part, whole) for part in parts)
         return loss
+
+    def _hide(self, z: Tensor, share: Share | None) -> Tensor:
+        """`z` (B, G) without the genes that are left out; of a share those that the whole batch would lose there."""
+        if share is None:
+            return nn.functional.dropout(z, self.dropout, self.training)
+        ones = z.new_ones(sum(share.sizes), z.shape[1])  # every process draws for the whole batch: the same chance
+        return z * nn.functional.dropout(ones, self.dropout, self.training)[share.places]
 
     @torch.no_grad()
     def folded(self) -> Encoder:

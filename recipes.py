@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix, vstack
+from torch import Tensor
 
 import data_loader as data
 import flags
 import utils
 from model import CentredMultiTask, Classifier, Encoder, MultiTask, ProjectedEncoder, embed, embed_counts, transfer
 from reading import align
-from stages import classify, cluster, directions, reduce, train
+from stages import classify, cluster, directions, embedding, on_device, reduce, train
 from stages.batch import SparseRows
 from voice import log
 
@@ -96,6 +97,7 @@ class Paper:
     normalise: ClassVar[None] = None
     log1p: ClassVar[bool] = True  # of these, batch by batch
     why_labelled: ClassVar[str] = "the paper recipe pre-trains on labelled datasets only"
+    keeps_shares: ClassVar[bool] = False
 
     def sizes(self, cells: int) -> Sequence[int]:
         """Numbers of clusters of a dataset's three partitions."""
@@ -103,16 +105,23 @@ class Paper:
 
     def pseudo_labels(self, matrix: csr_matrix, encoder: Encoder | None, device: torch.device) -> np.ndarray:
         """Clusters (N, 3) of raw counts in phase 1, as published, of the encoder's outputs (N, H) in phase 2."""
-        points: Any
-        if encoder is None:
-            points = matrix if device.type == "cpu" else SparseRows(matrix, device)
-        elif device.type == "cpu":
+        points: Any = matrix
+        if device.type != "cpu" and self.kmeans:
+            points = self.points_on(device, matrix, encoder)
+        elif encoder is not None:
             points = embed_counts(encoder, matrix)
-        else:
-            points = embed(encoder, SparseRows(matrix, device, log1p=True))
         return cluster.pseudo_labels(
             points, self.sizes(matrix.shape[0]), method=method_of(self), seed=self.seed, spread=False
         )
+
+    def points_on(self, device: torch.device, matrix: csr_matrix, encoder: Encoder | None) -> Tensor:
+        """What k-means sees of the cells (N, G), on a device: (N, D)."""
+        rows = SparseRows(matrix, device, log1p=encoder is not None)
+        if encoder is not None:
+            return embed(encoder, rows)
+        if len(rows) < cluster.ROTATE_UP_TO:
+            return rows[:]
+        return on_device.project(rows, *on_device.components(rows, cluster.LEADING, seed=self.seed))
 
     def network(self, corpus: Corpus, start: Encoder | None, device: torch.device) -> Training:
         """The network with a head for every partition and its optimizer."""
@@ -184,6 +193,7 @@ class ScPretrain2:
     normalise: ClassVar[Callable[[csr_matrix], csr_matrix]] = staticmethod(data.log_normalised)
     log1p: ClassVar[bool] = False
     why_labelled: ClassVar[str] = ""
+    keeps_shares: ClassVar[bool] = True  # of signal of the genes, which teach the map of another dataset
     # steps are few, as the encoder starts in closed form
     POINTS: ClassVar[int] = 50  # principal components that are clustered in phase 1
     EPOCHS: ClassVar[dict[int, int]] = {1: 4, 2: 2}  # of --batch_num steps; phase 1, phase 2
@@ -201,7 +211,10 @@ class ScPretrain2:
 
     def pseudo_labels(self, matrix: csr_matrix, encoder: Encoder | None, device: torch.device) -> np.ndarray:
         """Clusters (N, 3) of 50 principal components in phase 1, of the encoder's outputs (N, H) in phase 2."""
-        if encoder is None:
+        points: Any
+        if device.type != "cpu" and self.kmeans:
+            points = self.points_on(device, matrix, encoder)
+        elif encoder is None:
             points = reduce.project(matrix, *reduce.components(matrix, self.POINTS, seed=self.seed))
         else:
             points = embed_counts(encoder, matrix, log1p=False)
@@ -209,14 +222,22 @@ class ScPretrain2:
             points, self.sizes(matrix.shape[0]), method=method_of(self), seed=self.seed, spread=True
         )
 
-    def closed_form(self, corpus: Corpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def points_on(self, device: torch.device, matrix: csr_matrix, encoder: Encoder | None) -> Tensor:
+        """What k-means sees of the cells (N, G), on a device: (N, D)."""
+        rows = SparseRows(matrix, device)
+        if encoder is not None:
+            return embed(encoder, rows)
+        return on_device.project(rows, *on_device.components(rows, self.POINTS, seed=self.seed))
+
+    def closed_form(self, corpus: Corpus, device: torch.device) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The directions (H, G) that separate the pseudo-clusters, the scale (G,) of genes and their means (D, G)."""
-        return directions.start(corpus.matrices, corpus.measured, corpus.labels, self.hid)
+        where = None if device.type == "cpu" else device
+        return directions.start(corpus.matrices, corpus.measured, corpus.labels, self.hid, where)
 
     def network(self, corpus: Corpus, start: Encoder | None, device: torch.device) -> Training:
         """The network, starting in both phases at its closed form, and its optimizer."""
         cells = [matrix.shape[0] for matrix in corpus.matrices]
-        arrays = map(torch.from_numpy, self.closed_form(corpus))
+        arrays = map(torch.from_numpy, self.closed_form(corpus, device))
         model = CentredMultiTask(*arrays, corpus.partitions, cells, dropout=self.DROPOUT).to(device)
         epochs = self.pt_epoch or self.EPOCHS[2 if start else 1]
         optimizer, schedule = self.one_cycle(model, epochs * self.batch_num)
@@ -231,7 +252,8 @@ class ScPretrain2:
             {"params": [model.encoder.linear.weight], "lr": self.ENCODER_LR},
             {"params": model.heads.parameters(), "lr": self.HEADS_LR},
         ]
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.DECAY)
+        fused = model.scale.is_cuda or None  # None: as torch would
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.DECAY, fused=fused)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, [self.ENCODER_LR, self.HEADS_LR], total_steps=steps, pct_start=self.WARM_UP
         )
@@ -240,6 +262,10 @@ class ScPretrain2:
     def encoder(self, model: CentredMultiTask) -> Encoder:
         """What is kept of the trained network: one linear layer on genes."""
         return model.folded()
+
+    def shares(self, matrix: csr_matrix) -> np.ndarray:
+        """The genes' signal shares (G,) in one dataset (N, G)."""
+        return embedding.signal_shares(embedding.some(matrix, self.seed), seed=self.seed)
 
     def settings(self) -> dict[str, Any]:
         """What a checkpoint of this recipe depends on, beside its data and the number of epochs."""
@@ -250,22 +276,43 @@ class ScPretrain2:
         return {"recipe": self.name, "classifier": classify.settings()}
 
     def outputs(self, test: Test, device: torch.device) -> np.ndarray:
-        """Probabilities (n_test, L) by the few-label classifier, with the encoder or without it.
+        """Probabilities (n_test, L) by the few-label classifier, with the corpus as the prior of the cells' map or not.
 
-        It sees all cells and the labels of the training cells; those of the validation cells it leaves alone.
+        It sees all cells and the labels of the training cells; those of the validation cells it leaves alone. A
+        checkpoint of before there were signal shares has its frozen encoder tested.
         """
-        dataset, checkpoint, parts = test.dataset, test.checkpoint, test.parts
+        dataset, parts = test.dataset, test.parts
         labels = np.full(len(dataset.types.labels), -1)
         labels[parts.train] = dataset.types.labels[parts.train]
         types = len(dataset.types.classes)
         known = np.unique(labels[parts.train])
         if len(known) == 1:  # nothing to tell apart
             return np.tile(np.arange(types) == known[0], (len(parts.test), 1)).astype(float)
-        embedding = None
-        if test.pretrained:
-            columns = align.align(dataset.counts, dataset.genes, checkpoint.genes)
-            embedding = embed_counts(checkpoint.encoder, columns, log1p=False)  # (M, H)
-        return classify.classify(dataset.counts, embedding, labels, types, test.seed)[parts.test]
+        own = not test.pretrained or test.checkpoint.shares is not None
+        if own:
+            points = own_points(dataset, test.checkpoint if test.pretrained else None, test.seed)  # (M, H)
+        else:
+            points = frozen_points(dataset, test.checkpoint)
+        return classify.classify(dataset.counts, points, labels, types, test.seed, own=own)[parts.test]
+
+
+def frozen_points(dataset: data.Prepared, checkpoint: utils.Checkpoint) -> np.ndarray:
+    """Every cell (M, H) by the encoder of a checkpoint as it is; values are log1p."""
+    columns = align.align(dataset.counts, dataset.genes, checkpoint.genes)
+    return embed_counts(checkpoint.encoder, columns, log1p=False)
+
+
+def own_points(
+    dataset: data.Prepared, corpus: utils.Checkpoint | None, seed: int, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """Every cell (M, H) by the map that is made of the dataset's own cells, or of these `rows`; values are log1p.
+
+    `corpus` is a checkpoint whose signal shares are a prior for the map; None, or one without any: no prior.
+    """
+    prior = corpus.prior(dataset.genes) if corpus else None
+    x = dataset.counts if rows is None else dataset.counts[rows]
+    weight, bias = embedding.own(x, prior=prior, seed=seed)  # (H, G), (H,)
+    return np.asarray(dataset.counts @ weight.T + bias)
 
 
 RECIPES: dict[str, type[Paper] | type[ScPretrain2]] = {kind.name: kind for kind in (ScPretrain2, Paper)}
@@ -293,7 +340,7 @@ def closed_form(matrices: Sequence[csr_matrix], genes: list[str], seed: int, hid
     recipe, cpu = ScPretrain2(seed=seed, hid=hidden), torch.device("cpu")
     labels = [recipe.pseudo_labels(matrix, None, cpu) for matrix in matrices]
     measured = [np.ones(len(genes), bool)] * len(matrices)
-    found, scale, _ = recipe.closed_form(Corpus(genes, measured, list(matrices), labels))
+    found, scale, _ = recipe.closed_form(Corpus(genes, measured, list(matrices), labels), cpu)
     encoder = Encoder(len(genes), int(np.flatnonzero(np.abs(found).sum(axis=1)).max(initial=0)) + 1)
     with torch.no_grad():
         encoder.linear.weight.copy_(torch.from_numpy(found[: encoder.hidden] / scale))

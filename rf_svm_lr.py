@@ -22,12 +22,13 @@ if __name__ == "__main__":
     flags.answer(parser(), flags.check_paths)
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 import data_loader as data
+import ranks
+import recipes
 import utils
 from files import fingerprint
-from model import embed_counts
-from reading import align
 from stages import off_the_shelf, reduce, score
 from voice import RESULT, log
 
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return flags.run(command, parser(), argv, check_paths=flags.check_paths)
 
 
+@ranks.joined()
 def command(args: argparse.Namespace) -> None:
     """Both arms under each classifier on every labelled dataset, on the splits of main.py; then the tables."""
     device = utils.pick_device(args.cuda)
@@ -43,7 +45,8 @@ def command(args: argparse.Namespace) -> None:
     checkpoint = utils.load_checkpoint(args.pretrained_model, gene_list=args.gene_list)
     checkpoint.encoder.to(device)
     where, splits = flags.fill(utils.Data, args), flags.fill(utils.Splits, args)
-    entries, orthologs = where.entries("there is nothing to train a classifier on"), where.orthologs()
+    with ranks.one_first():
+        entries, orthologs = where.entries("there is nothing to train a classifier on"), where.orthologs()
     tables = {}
     for kind in flags.CLASSIFIERS if args.clf == "all" else (args.clf,):
         identity = identity_of(kind, where, checkpoint, splits, fingerprint(orthologs), args.tuned)
@@ -51,30 +54,28 @@ def command(args: argparse.Namespace) -> None:
         tables[kind] = utils.ResultTable.of(path, entries, splits.seeds, identity)
     left = utils.unfinished(tables)
     unsettled: Counter[str] = Counter()
-    for entry in (entry for entry in entries if entry.name in left):
+    for entry in (entry for entry in utils.mine(entries) if entry.name in left):
         dataset = where.prepare(entry, orthologs, data.log_normalised)
-        embedding = embedding_of(dataset, checkpoint)  # (M, H)
+        data.report_overlap(dataset.names, checkpoint.genes, "the checkpoint")
         for seed, runs in left[entry.name].items():
-            unsettled += test(dataset, embedding, splits.of(dataset, seed), seed, runs, tables, args.tuned)
+            parts = splits.of(dataset, seed)
+            arms = arms_of_split(dataset, checkpoint, parts, seed)
+            unsettled += test(dataset, arms, parts, seed, runs, tables, args.tuned)
+    unsettled = sum(ranks.gathered(unsettled), Counter())
+    if not ranks.first():
+        return
     for kind, table in tables.items():
         words = f"{kind}{', tuned' if args.tuned else ''}"
-        log.log(RESULT, f"\n{words}:{score.table(table.rows(), utils.ARMS, score.METRICS)}")
+        log.log(RESULT, f"{words}:{score.table(table.rows(), utils.ARMS, score.METRICS).rstrip()}")
         if unsettled[kind]:
             log.info(f"{kind}: {unsettled[kind]} fits stopped at their last iteration before they converged")
     log.log(RESULT, f"{', '.join(str(table.path) for table in tables.values())} written")
     log.info(f"next: {flags.command_line('fig.py', args)}")
 
 
-def embedding_of(dataset: data.Prepared, checkpoint: utils.Checkpoint) -> np.ndarray:
-    """The frozen encoder's outputs (M, H) for all labelled cells."""
-    data.report_overlap(dataset.names, checkpoint.genes, "the checkpoint")
-    columns = align.align(dataset.counts, dataset.genes, checkpoint.genes)
-    return embed_counts(checkpoint.encoder, columns, log1p=False)
-
-
 def test(
     dataset: data.Prepared,
-    embedding: np.ndarray,
+    arms: dict[str, tuple[np.ndarray, np.ndarray]],
     parts: data.Split,
     seed: int,
     runs: Sequence[tuple[str, str]],
@@ -86,15 +87,14 @@ def test(
     The arm without pre-training is that baseline which has the best macro F1 on the test cells, in its favour.
     """
     name = dataset.names.entry.name
-    arms = arms_of_split(dataset, embedding, parts, seed)
     unsettled: Counter[str] = Counter()
     for kind, arm in runs:
         rows = {}
-        for points in [arm] if arm in arms else [one for one in arms if one not in utils.ARMS]:
+        for points in [one for one in arms if utils.run_of(one) == arm]:
             row, converged = test_arm(kind, arms[points], dataset, parts, seed, tuned)
             rows[points] = row | {"dataset": name, "arm": points, "seed": seed}
             unsettled[kind] += not converged
-        best = max(rows, key=lambda points: rows[points]["macro_f1"])
+        best = arm if arm in arms else max(rows, key=lambda points: rows[points]["macro_f1"])
         for row in (*rows.values(), rows[best] | {"arm": arm}):  # the arm last: with it the run is finished
             tables[kind].write(row)
         what, found = arm if best == arm else f"{arm} ({best})", rows[best]
@@ -103,13 +103,22 @@ def test(
 
 
 def arms_of_split(
-    dataset: data.Prepared, embedding: np.ndarray, parts: data.Split, seed: int
+    dataset: data.Prepared, checkpoint: utils.Checkpoint, parts: data.Split, seed: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The embedding and each baseline: the points of training and of test cells, the same cells for all."""
+    """The embedding, the frozen encoder and each baseline: points of training and of test cells, the same for all.
+
+    Map and baselines are fitted on training cells only. A checkpoint that knows no signal shares of genes has its
+    frozen encoder for an embedding.
+    """
     train, test = dataset.counts[parts.train], dataset.counts[parts.test]
-    points = {utils.ARMS[0]: (embedding[parts.train], embedding[parts.test])}
-    plain = reduce.baselines(train, seed)  # fitted on training cells only
-    return points | {name: (made(train), made(test)) for name, made in plain.items()}
+    points = {utils.ARMS[0]: recipes.frozen_points(dataset, checkpoint)}
+    if checkpoint.shares is not None:
+        points = {
+            utils.ARMS[0]: recipes.own_points(dataset, checkpoint, seed, parts.train),
+            utils.FROZEN: points[utils.ARMS[0]],
+        }
+    arms = {name: (whole[parts.train], whole[parts.test]) for name, whole in points.items()}
+    return arms | {name: (made(train), made(test)) for name, made in reduce.baselines(train, seed).items()}
 
 
 def test_arm(
@@ -123,8 +132,9 @@ def test_arm(
     """The scores of one classifier on the test cells, and whether its solver converged."""
     begin = time.perf_counter()
     labels = dataset.types.labels
-    fitted = off_the_shelf.fit(kind, points[0], labels[parts.train], seed=seed, tuned=tuned)
-    outputs = fitted.outputs(points[1], len(dataset.types.classes))  # (n_test, L)
+    with threadpool_limits(1, user_api="blas"):  # the same digits on any number of cores
+        fitted = off_the_shelf.fit(kind, points[0], labels[parts.train], seed=seed, tuned=tuned)
+        outputs = fitted.outputs(points[1], len(dataset.types.classes))  # (n_test, L)
     row: dict[str, object] = {"n_train": len(parts.train), "n_test": len(parts.test)}
     row |= score.scores(labels[parts.test], outputs)
     return row | {"seconds": time.perf_counter() - begin}, fitted.converged

@@ -12,13 +12,16 @@ import pandas as pd
 import torch
 
 import data_loader as data
+import ranks
 from files import fingerprint, locked, whole
 from model import Encoder
 from reading import catalogue
+from reading.guard import regular
 from stages import score
 from voice import log
 
 ARMS = ("scPretrain", "Without pretraining")
+FROZEN = "frozen encoder"  # the checkpoint's encoder as it is, beside the map of the cells that it is a prior for
 CHECKPOINT_FORMAT, CHECKPOINT_VERSION = "scpretrain-checkpoint", 1
 KEY_COLUMNS = ("dataset", "arm", "seed", "run")  # what a table of results must have to be one
 RESULT_COLUMNS = ["dataset", "arm", "seed", "n_train", "n_test", *score.METRICS, "seconds", "run"]
@@ -34,10 +37,29 @@ def seed_everything(seed: int) -> None:
 
 
 def pick_device(cuda: bool) -> torch.device:
-    """The device a run asks for. Raises ValueError where it asks for CUDA and there is none."""
-    if cuda and not torch.cuda.is_available():
+    """The device a run asks for, with torchrun a GPU for each process. Raises ValueError where there are too few."""
+    if not cuda:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise ValueError("--cuda: PyTorch sees no CUDA device here; leave --cuda out to run on the CPU")
-    return torch.device("cuda" if cuda else "cpu")
+    if ranks.size() == 1:
+        return torch.device("cuda")
+    if ranks.local() >= torch.cuda.device_count():
+        cards = torch.cuda.device_count()
+        raise ValueError(f"--cuda: a GPU for each process is needed; use torchrun --nproc_per_node {cards}")
+    torch.cuda.set_device(ranks.local())
+    return torch.device("cuda", ranks.local())
+
+
+def bf16(device: torch.device, wanted: bool) -> bool:
+    """Whether pre-training's products are in bfloat16: on a GPU always, on a processor that has it where wanted."""
+    if device.type == "cuda":
+        return True
+    has = torch.cpu.get_capabilities()
+    able = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    if wanted and not able:
+        log.info("--mixed: no effect, this processor has no products in bfloat16")
+    return wanted and able
 
 
 # -- data ----------------------------------------------------------------
@@ -125,19 +147,27 @@ class Checkpoint:
     history: list[float] = field(default_factory=list)
     run: str = ""  # what its training depended on, weights to start from included; "": not known
     asked: str = ""  # the same without these weights, but with its length: what was asked for
+    shares: torch.Tensor | None = None  # (G,) float32, the genes' signal shares in the corpus; None: not known
 
     def identity(self) -> str:
-        """A hash of weights and genes: results made with other weights are not this checkpoint's."""
-        weights = [
-            hashlib.sha256(value.detach().cpu().contiguous().numpy()).hexdigest()
-            for value in self.encoder.state_dict().values()
-        ]
+        """A hash of weights, genes and shares: results made with others are not this checkpoint's."""
+        values = [*self.encoder.state_dict().values(), *([] if self.shares is None else [self.shares])]
+        weights = [hashlib.sha256(value.detach().cpu().contiguous().numpy()).hexdigest() for value in values]
         return fingerprint(self.recipe, weights, fingerprint(self.genes))
+
+    def prior(self, genes: Sequence[str]) -> np.ndarray | None:
+        """Signal shares of these genes in the corpus, (len(genes),), NaN for one it has not; None: none are known."""
+        if self.shares is None:
+            return None
+        known = dict(zip(self.genes, self.shares.tolist(), strict=True))
+        return np.array([known.get(gene, np.nan) for gene in genes], dtype=float)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write one file that `load_checkpoint` opens anywhere, with or without CUDA."""
     content = {name: getattr(checkpoint, name) for name in checkpoint.__dataclass_fields__ if name != "encoder"}
+    if content["shares"] is None:  # such a file is what it was before there were shares
+        del content["shares"]
     content |= {
         "format": CHECKPOINT_FORMAT,
         "version": CHECKPOINT_VERSION,
@@ -191,6 +221,7 @@ def load_checkpoint(path: Path, *, gene_list: Path | None = None) -> Checkpoint:
     if not path.exists():
         line = f"python main.py --is_pretrain --kmeans --save_model {path}"
         raise FileNotFoundError(f"there is no checkpoint {path}; make it with: {line}")
+    regular(path, str(path))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen kinds for a damaged or foreign file
@@ -225,8 +256,17 @@ def load_checkpoint(path: Path, *, gene_list: Path | None = None) -> Checkpoint:
     stated = content.pop("checksum", None)  # older checkpoints have none
     if stated is not None and stated != checksum(content):
         raise ValueError(f"{path} does not hold the bytes it was saved with (checksum); it is damaged: pre-train again")
+    shares = content.get("shares")  # older checkpoints have none
+    if shares is not None and not (
+        torch.is_tensor(shares) and shares.shape == weight.shape[1:] and _numbers_only(shares)
+    ):
+        raise ValueError(f"{path}: its signal shares are no numbers, one a gene; it is damaged: pre-train again")
     known = {name: content[name] for name in Checkpoint.__dataclass_fields__ if name in content}
     return Checkpoint(encoder=encoder, **known)
+
+
+def _numbers_only(values: torch.Tensor) -> bool:
+    return values.is_floating_point() and bool(torch.isfinite(values).all())
 
 
 def _finite(path: Path, encoder: Encoder) -> None:
@@ -282,6 +322,7 @@ def load_state(path: Path, identity: str) -> dict[str, Any] | None:
     """Where an interrupted run stood, None where there is none. Raises ValueError for another run's state."""
     if not path.exists():
         return None
+    regular(path, str(path))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         same = content["identity"] == identity
@@ -318,6 +359,8 @@ def is_finished(path: Path, start: Checkpoint | None, run: str, asked: str, *, r
 
 def _run_of(state: Path) -> str:
     """The identity of the run that a state is of, "" for a damaged one: what to do with it is said by load_state."""
+    if not state.is_file():
+        return ""
     try:
         return str(torch.load(state, map_location="cpu", weights_only=True)["identity"])
     except Exception:
@@ -333,6 +376,7 @@ def read_results(path: Path, columns: Sequence[str] = RESULT_COLUMNS) -> pd.Data
     """
     if not Path(path).exists():
         return pd.DataFrame(columns=list(columns))
+    regular(path, str(path))
     try:
         table = pd.read_csv(path, dtype={"dataset": str, "arm": str, "run": str}, keep_default_na=False)
     except (ValueError, OverflowError) as error:  # pandas' own kinds and UnicodeDecodeError are ValueErrors
@@ -420,10 +464,19 @@ class ResultTable:
         return [which for which in self.wanted if which not in done]
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add the row of a wanted run, or of a baseline that the arm without pre-training is the best of."""
-        arm = row["arm"] if row["arm"] in ARMS else ARMS[1]
-        run = self.wanted[row["dataset"], arm, row["seed"]]
+        """Add the row of a wanted run, or one that goes with it."""
+        run = self.wanted[row["dataset"], run_of(row["arm"]), row["seed"]]
         write_result(self.path, row | {"run": run}, self.columns)
+
+
+def mine(entries: Sequence[data.Entry]) -> list[data.Entry]:
+    """The datasets that this process tests; with torchrun each is tested by one, large ones first to be dealt."""
+    return ranks.mine(entries, [sum(size for _, size, _ in data.stamp_of(entry.path)) for entry in entries])
+
+
+def run_of(arm: str) -> str:
+    """Which of the two arms a row is made with: the frozen encoder with the first, a baseline with the second."""
+    return arm if arm in ARMS else ARMS[0] if arm == FROZEN else ARMS[1]
 
 
 def unfinished(tables: dict[str, ResultTable]) -> dict[str, dict[int, list[tuple[str, str]]]]:

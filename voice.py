@@ -62,10 +62,15 @@ class _Lines:
         self.words = "".join(f", {key} {value}" for key, value in values.items())
 
 
+def on_terminal() -> bool:
+    """Whether bars are drawn: what is done is said, and somebody looks at it."""
+    return bool(log.isEnabledFor(logging.INFO) and log.handlers and sys.stderr is not None and sys.stderr.isatty())
+
+
 @contextmanager
 def bar(total: int, what: str, unit: str = "cells", initial: int = 0) -> Iterator[Any]:
     """Something with update(n) and set_postfix(**values): a bar on a terminal, else a line now and then."""
-    if log.isEnabledFor(logging.INFO) and log.handlers and sys.stderr is not None and sys.stderr.isatty():
+    if on_terminal():
         from tqdm import tqdm
 
         with tqdm(

@@ -19,10 +19,6 @@ AXES = 50  # principal axes the distances are measured in
 NEIGHBOURS = 15  # cells a score is averaged over: unknown cells come in groups
 REFERENCE = 5_000  # cells that serve as neighbours of a block: 15 of them are a group of 0.3 % of the query
 ENTROPY = 0.5  # weight of the classifier's doubt beside the distance
-DOUBT = 0.5  # the same beside the cosine, for labels from other datasets: AUROC .89 without, .91 with it
-LOW = 0.4  # quantile of a called type's scores that is compared between query and held-out cells: its surer half
-MOST_SHIFT, MOST_APART = 0.6, 0.3  # of scores between techniques, and of one type beyond the typical one
-SHRINK = 20  # cells that the typical type's value counts as beside a type's own
 PRIOR_TEMPERATURE, PRIOR_STRENGTH = 0.8, 2.0  # a few labels say little: log T is pulled there as by 2 cells
 
 
@@ -111,94 +107,7 @@ def humbled(probabilities: np.ndarray, most: float = 0.5) -> np.ndarray:
     return np.where(top > most, scaled, probabilities)
 
 
-# ---------------------------------------------------------------------------------------------- unknown cells, labels
-# ---------------------------------------------------------------------------------------------- from other datasets
-
-
-@dataclass
-class Strange:
-    """What cells of another dataset than the labelled ones are scored with; nothing in it grows with the query."""
-
-    middle: np.ndarray  # (D,) of the types, where the query has it
-    directions: np.ndarray  # (D, L') unit vectors from there to each type that the references have
-    doubt: np.ndarray  # (A,) entropy of the anchors, which serve a block as neighbours
-    limits: np.ndarray  # (L,) scores by called type above which a cell is Unknown
-    threshold: float = 0.0
-
-    def score(
-        self, features: np.ndarray, probabilities: np.ndarray, near: np.ndarray, called: np.ndarray
-    ) -> np.ndarray:
-        """How far above its type's limit each cell is: (B, D) averaged over neighbours, (B, L) of the cell alone.
-
-        near (B, K): its neighbours as places among the anchors. called (B,): the type it is taken for.
-        """
-        doubt = (entropy(probabilities) + self.doubt[near].sum(axis=1)) / (1 + near.shape[1])
-        return strangeness(features, doubt, self.middle, self.directions) - self.limits[called]
-
-
-def strangeness(averaged: np.ndarray, doubt: np.ndarray, middle: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """Minus the cosine of a cell's way from the middle with that of the nearest type, and the doubt around it: (B,).
-
-    The cosine asks in which direction a cell lies and not how far, for that is what depth and technique change.
-    """
-    x = averaged - middle  # (B, D)
-    cosine = (x @ directions).max(axis=1) / np.maximum(np.linalg.norm(x, axis=1), 1e-9)
-    return -cosine + DOUBT * doubt
-
-
-def directions_of(points: np.ndarray, labels: np.ndarray, averaged: np.ndarray, rounds: int = 5):
-    """The middle (D,) of the types where the query has it, and unit directions (D, L') of the types from there.
-
-    points (R, D) of references with labels (R,), averaged (M, D) of the query. How far the query is moved as a whole
-    is the median over its called types of how far each is moved, so that a type it lacks or has anew has one vote.
-    """
-    centres = np.stack([points[labels == k].mean(axis=0) for k in np.unique(labels)])  # (L', D)
-    middle = centres.mean(axis=0)
-    ways = (centres - middle).T / np.maximum(np.linalg.norm(centres - middle, axis=1), 1e-9)  # (D, L')
-    called, shift = ((averaged - averaged.mean(axis=0)) @ ways).argmax(axis=1), np.zeros(len(middle))
-    for _ in range(rounds):
-        seen = [k for k in range(len(centres)) if (called == k).sum() > 2]
-        if not seen:
-            break
-        moved = np.stack([averaged[called == k].mean(axis=0) - centres[k] for k in seen])
-        shift = np.median(moved, axis=0)
-        called = ((averaged - shift - middle) @ ways).argmax(axis=1)
-    return middle + shift, ways
-
-
-def limits_of(
-    held: np.ndarray, labels: np.ndarray, scores: np.ndarray, called: np.ndarray, types: int, error: float
-) -> np.ndarray:
-    """By called type the score that about `error` of its cells in the query exceed (L,), and the shift of all.
-
-    held (R,): scores of reference cells that travelled the query's road, and labels (R,), what they were called there:
-    by what they are, cells between two types pay for the others (11 % of a half of Kang's, and 6 % by their calls).
-    A conformal quantile for each (Vovk 2012), drawn to the typical type's where it has few cells. scores (M,) of the
-    query, which was called: between techniques all scores rise. What the surer part of a type's cells rises by is taken
-    for that, drawn to the median over types, and bounded, for a new type rises as well. It never lowers a limit.
-    """
-    if len(held) < 6:
-        return np.full(types, np.inf)
-    has = [k for k in range(types) if (labels == k).any()]
-    middle = np.full(types, np.median(held))
-    low = np.full(types, np.quantile(held, LOW))
-    for k in has:
-        middle[k], low[k] = np.median(held[labels == k]), np.quantile(held[labels == k], LOW)
-    typical = conformal(held - middle[labels], error)
-    limits = np.full(types, conformal(held, error))
-    for k in has:
-        own, n = conformal(held[labels == k], error), int((labels == k).sum())
-        limits[k] = (n * own + SHRINK * (middle[k] + typical)) / (n + SHRINK)
-    count = np.bincount(called, minlength=types)
-    seen = np.flatnonzero(count >= 5)
-    if not len(seen):
-        return limits
-    risen = np.array([np.quantile(scores[called == k], LOW) - low[k] for k in seen])
-    common = float(np.clip(np.median(risen), 0, MOST_SHIFT))
-    shift = np.full(types, common)
-    own = (count[seen] * risen + 1.5 * SHRINK * common) / (count[seen] + 1.5 * SHRINK)
-    shift[seen] = np.clip(own, 0, min(MOST_SHIFT, common + MOST_APART))
-    return limits + shift
+# ---------------------------------------------------------------------------------------------- unknown cells
 
 
 def conformal(scores: np.ndarray, error: float) -> float:
@@ -269,7 +178,7 @@ def fit_unknown(
     A cell is strange when it is far from the nearest type (Mahalanobis, one shrunk covariance within types)
     for how unusual it is anyway (the same under the covariance of all cells): the ratio of the two, averaged
     over its neighbours, and the classifier's entropy, averaged likewise. The threshold comes from labelled
-    cells scored without their label. For labels of the same dataset; those of others: `Strange`.
+    cells scored without their label. For labels of the same dataset; those of others: annotation/strange.py.
 
     Args:
         features: (N, D) neighbour-averaged features of labelled and unlabelled cells together; of a large

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reading.guard import regular
 from reading.source import Source
 from voice import log
 
@@ -70,12 +71,16 @@ def read(path: Path, label_key: str | None = None) -> Given:
     return Given(path, by_group, types, head[column].strip(), groups_file, notes)
 
 
-def rows_of(path: Path) -> tuple[list[list[str]], list[str]]:
-    """The rows of a table of text, the first of them the head, and its comments; ValueError where there are none."""
+def rows_of(path: Path, of: str = "labels") -> tuple[list[list[str]], list[str]]:
+    """The rows of a table of text, the first of them the head, and its comments; of: what it is a table of.
+
+    Raises FileNotFoundError, or ValueError for a folder, for what is no text, and for no row.
+    """
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file of labels; check the spelling")
+        raise FileNotFoundError(f"there is no {path}, a table of {of}; check the spelling")
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a table of labels, .csv or .tsv")
+        raise ValueError(f"{path} is a folder; name a table of {of}, .csv or .tsv")
+    regular(path, str(path))
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -83,11 +88,24 @@ def rows_of(path: Path) -> tuple[list[list[str]], list[str]]:
     first = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
     tabs = path.suffix == ".tsv" or ("\t" in first and "," not in first)
     csv.field_size_limit(1 << 27)  # a name of a megabyte is odd, but no reason to fail
-    read = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",") if any(row)]
-    rows = [row for row in read if not row[0].startswith("#")]
+    text, comments = without_comments(text)
+    rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",") if any(row)]
     if not rows:
-        raise ValueError(f"{path}: it is empty; it needs a first row cell,cell_type or group,cell_type and rows below")
-    return rows, [",".join(row).strip("# ,") for row in read if row[0].startswith("#")]
+        head = "cell,cell_type or group,cell_type" if of == "labels" else "type,gene"
+        raise ValueError(f"{path}: it is empty; it needs a first row {head} and rows below")
+    return rows, comments
+
+
+def without_comments(text: str) -> tuple[str, list[str]]:
+    """The lines of a table, and its comments: lines that begin with #, but for those in quotes, which are names."""
+    kept, comments, inside = [], [], False
+    for line in io.StringIO(text, newline=""):
+        if line.startswith("#") and not inside:
+            comments.append(line.strip("# ,\t\r\n"))
+        else:
+            kept.append(line)
+            inside ^= line.count('"') % 2 == 1
+    return "".join(kept), comments
 
 
 def key_column(path: Path, names: Sequence[str]) -> tuple[int, bool]:
@@ -120,12 +138,19 @@ def type_column(path: Path, head: Sequence[str], key: int, label_key: str | None
 
 
 # -- on the cells ----------------------------------------------------------------
-def labels_of(given: Given, cells: Source, places: Sequence[Path] = ()) -> np.ndarray:  # (N,) object
+def keys_of(given: Given, cells: Source, places: Sequence[Path] = ()) -> list[str]:  # (N,)
+    """What the file calls every cell by: its group, or its name. places: where the table of groups may lie."""
+    return groups_of(given, cells, places) if given.by_group else [str(name) for name in cells.rows.cells]
+
+
+def labels_of(
+    given: Given, cells: Source, places: Sequence[Path] = (), keys: Sequence[str] | None = None
+) -> np.ndarray:  # (N,) object
     """The label of every cell, "" where the file has none, None where it says nothing.
 
-    places: folders in which the table of groups may lie. Raises ValueError where nothing of the file is in the query.
+    places, keys: as in, and of, `keys_of`. Raises ValueError where nothing of the file is in the query.
     """
-    keys = groups_of(given, cells, places) if given.by_group else [str(name) for name in cells.rows.cells]
+    keys = keys_of(given, cells, places) if keys is None else keys
     known = set(keys) - {""}
     lost = [name for name in given.types if name not in known]
     if given.by_group and lost:

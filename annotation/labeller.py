@@ -11,13 +11,13 @@ from scipy.sparse import csr_matrix, vstack
 from threadpoolctl import threadpool_limits
 
 from annotation import confidence, foreign, lessons, road
+from annotation import strange as of_references
 from annotation.calling import Calling
 from annotation.lessons import Lessons
 from annotation.product import product
 from reading import align
 from reading.source import Source
 from stages import classify
-from stages.score import entropy
 
 FIT = 20_000  # query cells that are learnt from together; the rest is labelled block by block
 MANY = 1_000  # labelled cells: more do not change the choice of C
@@ -124,7 +124,7 @@ class Labeller:
     learnt: Learnt = field(repr=False)
     fitted: Fitted = field(repr=False)
     anchors: np.ndarray = field(repr=False)  # (A,) places of the fitted cells that serve a block as neighbours
-    unknown: confidence.Unknown | confidence.Strange | None = field(repr=False)  # None: strangeness is not looked at
+    unknown: confidence.Unknown | of_references.Strange | None = field(repr=False)  # None: strangeness is not looked at
     calls_unknown: bool = False  # whether strange cells are called Unknown; else they only lose confidence
     unexplained: float = 0.0  # share of the fitted cells that no type explains, at 5 % of known ones or what was asked
     shown: Embedder | None = None  # what the stored embedding is made by, if it is not what the labels are told by
@@ -139,7 +139,7 @@ class Labeller:
     def tells_unknown(self) -> bool:
         """Whether there were labels enough to tell unknown cells by."""
         unknown = self.unknown
-        limits = unknown.limits if isinstance(unknown, confidence.Strange) else getattr(unknown, "threshold", np.inf)
+        limits = unknown.limits if isinstance(unknown, of_references.Strange) else getattr(unknown, "threshold", np.inf)
         return bool(np.isfinite(limits).all())
 
     def block(self, counts: csr_matrix) -> Block:
@@ -162,7 +162,7 @@ class Labeller:
             alone, around = probabilities, self.anchors[near]
             probabilities = confidence.calibrate(road.together(alone, learnt.raw[around]), learnt.temperature)
             averaged = (features + self.fitted.features[around].sum(axis=1)) / (1 + near.shape[1])
-            assert isinstance(self.unknown, confidence.Strange)  # as references give it
+            assert isinstance(self.unknown, of_references.Strange)  # as references give it
             scores = self.unknown.score(averaged, alone, near, probabilities.argmax(axis=1))
             strange = (scores > self.unknown.threshold) | learnt.foreign
             humble = confidence.humbled(probabilities, learnt.most)
@@ -262,12 +262,14 @@ def _by_lessons(seen: Seen, classes, known: Lessons, error: float | None, seed: 
     parts = [road.unit(part) for part in plain]
     sent = road.send(parts, embeddings, labels, road.unit(ours), seen.embedding, types, seed)
     held = road.held_out(parts, embeddings, labels, batch, types, seed)
-    learnt = _folded(seen, genes, sent, held, familiarity)
+    learnt = _folded(seen, genes, sent, (held.voted, np.concatenate(known.truth)[held.rows]), familiarity)
 
     taken = sent.voted.argmax(axis=1)  # (M,) the type that a cell is taken for, here and among the held-out ones
-    limits = confidence.limits_of(held.scores, held.voted.argmax(axis=1), sent.scores, taken, types, error or 0.05)
+    between = max(0.0, sent.apart - held.apart)
+    called = held.voted.argmax(axis=1)
+    limits = of_references.limits_of(held.scores, called, sent.scores, taken, types, error or 0.05, between)
     anchors = np.sort(rng.choice(len(taken), min(len(taken), confidence.REFERENCE), replace=False))
-    unknown = confidence.Strange(sent.middle, sent.directions, entropy(sent.raw)[anchors], limits)
+    unknown = of_references.Strange(sent.places, sent.local[anchors], limits)
     excess = sent.scores - limits[taken]
     strange = (excess > 0) | learnt.foreign
     unexplained = float(strange.mean())
@@ -283,9 +285,9 @@ def _by_lessons(seen: Seen, classes, known: Lessons, error: float | None, seed: 
     )  # fmt: skip
 
 
-def _folded(seen: Seen, genes: list[str], sent: road.Sent, held: road.HeldOut, familiarity: float | None) -> Learnt:
-    """The query's road as one map of its genes, with the temperature that held-out cells ask for."""
-    temperature, ece, called = _measured(held.voted, held.labels, sent.voted.mean(axis=0))
+def _folded(seen: Seen, genes: list[str], sent: road.Sent, held: tuple, familiarity: float | None) -> Learnt:
+    """The query's road as one map of its genes, with the temperature that `held` asks for: cells (R, L), types (R,)."""
+    temperature, ece, called = _measured(held[0], held[1], sent.voted.mean(axis=0))
     own, types = seen.query.genes, sent.voted.shape[1]
     mask = np.isin(own, genes)  # (G,)
     maps, turn, shift = _fold(sent.views, seen.embedder.columns(own), np.flatnonzero(mask))

@@ -174,7 +174,7 @@ def describe(found: Found, calls: Calls, centres: np.ndarray | None, grouped: Gr
         of_groups = marker_genes(
             fitted.log, work.query.spelled(), np.where(group != "", group, of_fitted), skip=set(of_fitted)
         )
-        found.markers = pd.concat([found.markers, of_groups], ignore_index=True)
+        found.markers = pd.concat([t for t in (found.markers, of_groups) if len(t)] or [of_groups], ignore_index=True)
 
 
 def say_slow(work: Work, what: str) -> None:
@@ -224,8 +224,8 @@ def table_of_groups(found: Found, grouped: Groups) -> pd.DataFrame:
     table["n"] = np.bincount(found.group, minlength=len(table) + 1)[1:]
     table["suggested"] = [[names[row] for row in fitted.rows[rows]] for rows in look_at]
     table["proposed"], table["score"] = "", np.nan
-    if work.wishes.markers:
-        columns, signs = marker_labels.measured(work.wishes.markers, work.query)
+    if work.marked:
+        columns, signs = work.marked
         score = marker_labels.scores(fitted.log[:, columns], signs, neighbours(fitted.features, AVERAGED))
         proposed = marker_labels.proposals(score, grouped.of, work.wishes.markers.types)
         table["proposed"], table["score"] = proposed["proposed"], proposed["score"]
@@ -317,13 +317,13 @@ def suggest_cells(work: Work, found: Found, n: int) -> pd.DataFrame:
     if n > free:
         log.info(f"only {free:,} cells have no label: that many are suggested, not {n:,}")
     if not min(n, free):
-        return pd.DataFrame(columns=["cell", "group"])
+        return pd.DataFrame(columns=["cell", "alike"])
     probabilities = fitted.probabilities if work.labeller.classes else None
-    rows, groups = suggest.suggest(
+    rows, alike = suggest.suggest(
         fitted.averaged, work.known[fitted.rows], min(n, free), probabilities, work.wishes.seed
     )  # fmt: skip
-    table = pd.DataFrame({"cell": [work.query.rows.cells[row] for row in fitted.rows[rows]], "group": groups})
-    for name in ("cell_type", "confidence", "second_choice", "cluster"):
+    table = pd.DataFrame({"cell": [work.query.rows.cells[row] for row in fitted.rows[rows]], "alike": alike})
+    for name in ("group", "cell_type", "confidence", "second_choice", "cluster"):
         if name in found.columns:
             table[name] = np.asarray(found.columns[name])[fitted.rows[rows]]
     return table

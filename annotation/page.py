@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.sparse import csr_matrix, vstack
 
 from annotation import report
+from annotation.given_labels import some
 from annotation.labeller import Learnt
 from annotation.markers import informative, marker_dots
 from annotation.outcome import Found, progress
@@ -21,6 +22,7 @@ from voice import log
 DRAWN = 50_000  # cells in the page's map
 GENES_SHOWN = 2_000  # that the page can colour the map by
 GENES_OF_GROUP = 5
+GROUPS_SAID = 40  # groups, or suggested cells, that the screen shows at most
 
 
 def about(found: Found, command: str) -> dict[str, Any]:
@@ -101,12 +103,14 @@ def tell(found: Found) -> None:
         for sentence in doubts(found):
             log.warning(sentence)
     if found.suggested is not None and len(found.suggested):
-        log.info("label next: " + ", ".join(found.suggested["cell"].astype(str)))
+        log.info(f"label next: {some([str(cell) for cell in found.suggested['cell']], GROUPS_SAID)}")
     if work.wishes.explore:
-        for row in found.groups.itertuples():
+        for row in found.groups.head(GROUPS_SAID).itertuples():
             genes = ", ".join(markers_of(found, str(row.group))["gene"].head(GENES_OF_GROUP)) or "no gene of its own"
             proposed = f"; {row.proposed}?" if row.proposed else ""
-            log.info(f"group {row.group}: {row.n:,} cells; {genes}{proposed}")
+            log.info(f"group {row.group}: {row.n:,} cell{'s' * (row.n != 1)}; {genes}{proposed}")
+        if (more := len(found.groups) - GROUPS_SAID) > 0:
+            log.info(f"and {more:,} smaller groups; uns['scpretrain']['groups'] lists them all")
 
 
 def markers_of(found: Found, name: str) -> pd.DataFrame:
@@ -175,8 +179,8 @@ def expected(found: Found) -> list[str]:
     if not share or not work.labeller.classes or work.labeller.learnt.foreign:
         return []
     return [
-        f"{UNKNOWN} are cells that no type explains. Of the cells of known types about {share:.0%} are expected among "
-        "them, for that share was asked for; where the labels come from another dataset it can be more."
+        f"{UNKNOWN} are cells that no type explains. Of the cells of known types about {100 * share:.3g} % are "
+        "expected among them, for that share was asked for; where the labels come from another dataset it can be more."
     ]
 
 

@@ -14,10 +14,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.svm import LinearSVC
 
-from annotation import confidence
+from annotation import strange
 from stages import classify
 from stages.folds import folds
-from stages.score import entropy
 
 OUT_OF_FOLD = 2_000  # labelled, and as many unlabelled, cells that take part when labelled ones are held out
 FOLDS = 3  # parts of the references that are sent through as a query would be
@@ -39,9 +38,10 @@ class Sent:
     near: np.ndarray  # (M, VOTERS) of each cell among them, itself first
     raw: np.ndarray  # (M, L) probabilities of each cell alone
     voted: np.ndarray  # (M, L) with its neighbours' say
-    middle: np.ndarray  # (D,) as in confidence.Strange
-    directions: np.ndarray  # (D, L')
+    places: strange.Places  # of the types
     scores: np.ndarray  # (M,) how strange
+    local: np.ndarray  # (M,) the part of it that neighbours share
+    apart: float  # how far the references are, as batches
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ class HeldOut:
     """What came of R labelled cells that were sent through as if they were a query's."""
 
     voted: np.ndarray  # (R, L) not calibrated
-    labels: np.ndarray  # (R,) what they are
+    rows: np.ndarray  # (R,) which of the labelled cells of all datasets they are
     scores: np.ndarray  # (R,) how strange
+    apart: float  # how far they are from those that were left, as batches
 
 
 def send(parts, embeddings, labels, ours: csr_matrix, embedding: np.ndarray, types: int, seed: int) -> Sent:
@@ -71,12 +72,14 @@ def send(parts, embeddings, labels, ours: csr_matrix, embedding: np.ndarray, typ
     logits, of_theirs = ours @ weights, theirs @ weights
     bias = bias - 0.5 * drift(logits + bias, of_theirs + bias, np.searchsorted(present, known))
     raw = of_logits(logits + bias, present, types)
-    averaged = features[near].mean(axis=1)
-    middle, directions = confidence.directions_of(np.vstack(points), known, averaged)
-    scores = confidence.strangeness(averaged, entropy(raw)[near].mean(axis=1), middle, directions)
+    averaged, both = features[near].mean(axis=1), voted(raw, near)
+    called, points = both.argmax(axis=1), np.vstack(points)
+    places = strange.places(points, known, features, averaged, called)
+    scores, local = strange.scores(places, averaged, raw, near)
     return Sent(
         views=views, centre=centre, weights=weights, bias=bias, present=present, features=features, near=near,
-        raw=raw, voted=voted(raw, near), middle=middle, directions=directions, scores=scores,
+        raw=raw, voted=both, places=places, scores=scores, local=local,
+        apart=strange.apart(points, known, features, called, seed),
     )  # fmt: skip
 
 
@@ -92,7 +95,7 @@ def held_out(parts, embeddings, labels, batch, types: int, seed: int) -> HeldOut
     some = evenly(y, OUT_OF_FOLD, rng)
     fold = _batch_folds(batch[some], FOLDS) if len(np.unique(batch[some])) > 1 else None
     fold = folds(y[some], FOLDS, seed) if fold is None else fold
-    held, truth, scores = [], [], []
+    held, places, scores, apart = [], [], [], []
     for j in np.unique(fold[fold >= 0]):
         out, rest = some[fold == j], some[fold != j]
         out = out[np.isin(y[out], y[rest])]
@@ -100,10 +103,10 @@ def held_out(parts, embeddings, labels, batch, types: int, seed: int) -> HeldOut
             continue
         kept = [rest[origin[rest] == i] for i in np.unique(origin[rest])]
         sent = send([x[k] for k in kept], [h[k] for k in kept], [y[k] for k in kept], x[out], h[out], types, seed)
-        held.append(sent.voted), truth.append(y[out]), scores.append(sent.scores)
+        held.append(sent.voted), places.append(out), scores.append(sent.scores), apart.append(sent.apart)
     if not held:
-        return HeldOut(np.zeros((0, types)), np.zeros(0, int), np.zeros(0))
-    return HeldOut(np.vstack(held), np.concatenate(truth), np.concatenate(scores))
+        return HeldOut(np.zeros((0, types)), np.zeros(0, int), np.zeros(0), 0.0)
+    return HeldOut(np.vstack(held), np.concatenate(places), np.concatenate(scores), float(np.median(apart)))
 
 
 def _batch_folds(batch: np.ndarray, n_folds: int) -> np.ndarray:

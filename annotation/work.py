@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 
 import recipes
 import utils
-from annotation import foreign, given_labels, marker_labels, road
+from annotation import foreign, given_labels, groups, marker_labels, road
 from annotation import labeller as learn
 from annotation.given_labels import Given
 from annotation.groups import Groups
@@ -28,7 +28,7 @@ from stages import embedding
 from voice import log
 
 UNKNOWN = "Unknown"
-ON_THE_SPOT = "made of these cells"  # what is said of the encoder where no checkpoint was named
+ON_THE_SPOT = "made of these cells"  # said of an encoder that is no checkpoint
 MANY_STRANGE = 0.15  # share of a query's cells; between technologies up to a tenth look strange that are not
 SPOT_CELLS = 6_000  # cells of a dataset that an encoder made on the spot is trained on
 
@@ -57,6 +57,7 @@ class Work:
     settings: dict[str, Any]
     names: list[str] = field(default_factory=list)  # of types, that the labels or markers name beside the classes
     calibrated: bool = True  # not by marker genes, whose sure cells are no sample
+    marked: tuple[np.ndarray, np.ndarray] | None = None  # columns of markers (C,), for and against each type (L, C)
     centres: Centres | None = None  # made when the first cell is looked at
 
 
@@ -69,16 +70,20 @@ class Labels:
     theirs: list[np.ndarray]  # (M,) of each reference
     classes: list[str]
     existing: np.ndarray | None = None  # (N,) names in the query that are not learnt from, "" for none
+    groups: np.ndarray | None = None  # (N,) int: cells are labelled by the names of these, -1 for others
 
 
 def learn_from(cells: Source, references: Sequence[Source], model: Path | None, wishes: Wishes) -> Work:
     """Everything that comes before the first cell is labelled. model: a checkpoint; None: an encoder is made here."""
     everything = [cells, *references]
     shared = q.shared_genes(everything)
-    labels = None if wishes.markers and wishes.typed else cell_types(cells, references, wishes)
-    checkpoint, overlap, made = encoder_for(everything, shared, model, wishes)
-    embedder = embedder_of(checkpoint, own=model is None and not references)
-    labels = labels or by_markers(cells, embedder, wishes)
+    check_column(cells, references, wishes)
+    marked = marker_labels.measured(wishes.markers, cells) if wishes.markers else None
+    labels = None if marked and wishes.typed else cell_types(cells, references, wishes)
+    checkpoint, overlap, made, corpus = encoder_for(everything, shared, model, wishes)
+    embedder = embedder_of(checkpoint, own=not references and made.startswith(ON_THE_SPOT))
+    labels = labels or by_markers(cells, embedder, wishes, marked)
+    labels = settled(cells, embedder, labels, wishes.seed) if labels.groups is not None else labels
     begin = time.perf_counter()
     log.info(f"learning what the {min(len(cells), learn.FIT):,} cells are like")
     pairs = list(zip(references, labels.theirs, strict=True))
@@ -86,8 +91,9 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
         cells, embedder, labels.taught, labels.classes, pairs, batches=batches_of(references, wishes.batch_key),
         error=wishes.unknown, seed=wishes.seed,
     )  # fmt: skip
-    if model is None and references and len(cells) >= road.FEW:
-        shown = pretrain_here([cells], q.shared_genes([cells]), wishes.seed)
+    if references and (model is None or corpus is not None) and len(cells) >= road.FEW:
+        what = f"a map of {cells.name} alone"
+        shown = pretrain_here([cells], q.shared_genes([cells]), wishes.seed, corpus, what)
         labeller = replace(labeller, shown=embedder_of(shown, own=True))
     if labels.classes:
         measured = f"calibration error on held-out labelled cells {labeller.learnt.ece:.3f}"
@@ -115,7 +121,7 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
     }
     return Work(
         query=cells, references=list(references), wishes=wishes, labeller=labeller, known=labels.known,
-        existing=labels.existing, overlap=overlap, warnings=warnings, settings=settings,
+        existing=labels.existing, marked=marked, overlap=overlap, warnings=warnings, settings=settings,
         names=names_of(wishes), calibrated=wishes.markers is None,
     )  # fmt: skip
 
@@ -148,6 +154,19 @@ def doubts(labeller: Labeller, unknown: float | None, name: str) -> list[str]:
 
 
 # -- labels ----------------------------------------------------------------
+def check_column(cells: Source, references: Sequence[Source], wishes: Wishes) -> None:
+    """ValueError where --label_key names a column that the query lacks and nothing but the query is read."""
+    if references or not wishes.label_key or (wishes.typed and not wishes.markers):
+        return  # looked for where the labels are taken
+    if cells.labels(wishes.label_key, wishes.unlabeled) is None:
+        raise ValueError(no_column(cells, wishes.label_key))
+
+
+def no_column(cells: Source, key: str) -> str:
+    """That the query has no such column, and what to do."""
+    return f"{cells.where}: no column {key!r}; leave --label_key out, or name one that is there"
+
+
 def cell_types(cells: Source, references: Sequence[Source], wishes: Wishes) -> Labels:
     """The types that are learnt from, of the query or of its references; none where no types are wanted.
 
@@ -161,7 +180,8 @@ def cell_types(cells: Source, references: Sequence[Source], wishes: Wishes) -> L
         texts = [labels_of(source, wishes, True) for source in references]
         existing = cells.labels(wishes.label_key, wishes.unlabeled)
     elif wishes.labels:
-        texts, existing = [of_file(cells, wishes, wishes.labels)], cells.labels(None, wishes.unlabeled)
+        keys = given_labels.keys_of(wishes.labels, cells, [cells.rows.path.parent, Path.cwd()])
+        texts, existing = [of_file(cells, wishes, wishes.labels, keys)], cells.labels(None, wishes.unlabeled)
     else:
         texts = [labels_of(cells, wishes, False)]
     where = str(wishes.labels.path) if wishes.labels else ", ".join(source.where for source in sources)
@@ -173,32 +193,53 @@ def cell_types(cells: Source, references: Sequence[Source], wishes: Wishes) -> L
     if existing is not None and (existing != "").any():
         log.info(f"{cells.name} has labels of its own; they are not used, but compared with in the report")
     if not references:
-        return Labels(codes[0], codes[0], [], classes, existing)
+        of = groups_named(keys, wishes.labels) if wishes.labels and wishes.labels.by_group else None
+        return Labels(codes[0], codes[0], [], classes, existing, of)
     return Labels(none, none, codes, classes, existing)
 
 
-def of_file(cells: Source, wishes: Wishes, given: Given) -> np.ndarray:  # (N,) object
+def groups_named(keys: Sequence[str], given: Given) -> np.ndarray:
+    """The group of each cell as int (N,), -1 for one that the file does not name."""
+    of = np.unique(keys, return_inverse=True)[1]
+    return np.where([bool(given.types.get(key)) for key in keys], of, -1)
+
+
+def of_file(cells: Source, wishes: Wishes, given: Given, keys: Sequence[str]) -> np.ndarray:  # (N,) object
     """Labels from a file of their own; over those of the column --label_key, where the query has it."""
-    places = [cells.rows.path.parent, Path.cwd()]
-    labels = given_labels.labels_of(given, cells, places)
+    labels = given_labels.labels_of(given, cells, keys=keys)
     column = cells.labels(wishes.label_key, wishes.unlabeled) if wishes.label_key else None
     if wishes.label_key and column is None and wishes.label_key != given.column:
-        raise ValueError(
-            f"{cells.where}: no column {wishes.label_key!r}; leave --label_key out, or name one that is there"
-        )
+        raise ValueError(no_column(cells, wishes.label_key))
     labels = given_labels.merged(labels, column, given, cells)
     return np.where(np.isin(labels.astype(str), [str(word).strip() for word in wishes.unlabeled]), "", labels)
 
 
-def by_markers(cells: Source, embedder: Embedder, wishes: Wishes) -> Labels:
-    """A few sure cells of each type, by marker genes; types without evidence are left out and named."""
-    markers, seed = wishes.markers, wishes.seed
-    columns, signs = marker_labels.measured(markers, cells)
+def settled(cells: Source, embedder: Embedder, labels: Labels, seed: int) -> Labels:
+    """Without the cells that a group's name does not fit: `groups.keep_their_name`."""
+    log.info("looking whether the names fit all cells of their groups")
+    fitted = learn.fit(cells, embedder, labels.taught, [], seed=seed).fitted
+    kept = groups.keep_their_name(fitted.features, labels.groups[fitted.rows], labels.taught[fitted.rows], seed)
+    taught = labels.taught.copy()
+    taught[fitted.rows[~kept]] = -1
+    if lost := int((~kept).sum()):
+        log.info(
+            f"{lost:,} of {int((labels.taught >= 0).sum()):,} cells of named groups look surely like another type: "
+            "they do not keep the name"
+        )
+    return replace(labels, taught=taught, known=taught)
+
+
+def by_markers(cells: Source, embedder: Embedder, wishes: Wishes, marked: tuple[np.ndarray, np.ndarray]) -> Labels:
+    """A few sure cells of each type, by marker genes; types without evidence are left out and named.
+
+    marked: as `marker_labels.measured` gives it.
+    """
+    markers, seed, (columns, signs) = wishes.markers, wishes.seed, marked
     none = np.full(len(cells), -1)
     log.info(f"looking for sure cells of {len(markers.types)} types by {len(columns)} marker genes")
     fitted = learn.fit(cells, embedder, none, [], seed=seed).fitted
     near = road.neighbours(fitted.features, learn.AVERAGED)
-    found, _ = marker_labels.seeds(fitted.log[:, columns], signs, near, seed)  # (M,)
+    found = marker_labels.seeds(fitted.log[:, columns], signs, near, seed)  # (M,)
     count = np.bincount(found[found >= 0], minlength=len(signs))
     kept = np.flatnonzero(count)
     if lost := [markers.types[k] for k in np.flatnonzero(count == 0)]:
@@ -280,15 +321,25 @@ def tell_labels(name: str, labels: np.ndarray, classes: list[str]) -> None:
 # -- encoder ----------------------------------------------------------------
 def encoder_for(
     everything: Sequence[Source], shared: list[str], model: Path | None, wishes: Wishes
-) -> tuple[utils.Checkpoint, list[dict], str]:
-    """The named checkpoint, or one made of these cells; what genes each dataset has of it; how it came about."""
+) -> tuple[utils.Checkpoint, list[dict], str, utils.Checkpoint | None]:
+    """What embeds, the genes each dataset has of it, how it came about; and the corpus that may be a prior.
+
+    The named checkpoint embeds where there are several datasets, or where it does not know the genes' signal shares.
+    One dataset of cells enough has a map of its own all the same, for which the shares are a prior.
+    """
+    corpus = None
     if model is not None:
         checkpoint = utils.load_checkpoint(model, gene_list=wishes.gene_list)
         overlap = [q.check_overlap(source, checkpoint.genes, wishes.force) for source in everything]
-        return checkpoint, overlap, f"{model}, {checkpoint.recipe}"
-    least = min(len(source.genes) for source in everything)
-    overlap = [q.own_overlap(source, shared, least) for source in everything]
-    return pretrain_here(everything, shared, wishes.seed), overlap, ON_THE_SPOT
+        corpus = checkpoint if checkpoint.shares is not None else None
+        if corpus is None or len(everything) > 1 or len(everything[0]) < road.FEW:
+            return checkpoint, overlap, f"{model}, {checkpoint.recipe}", corpus
+        made = f"{ON_THE_SPOT}, with {model} as a prior"
+    else:
+        least = min(len(source.genes) for source in everything)
+        overlap = [q.own_overlap(source, shared, least) for source in everything]
+        made = ON_THE_SPOT
+    return pretrain_here(everything, shared, wishes.seed, corpus), overlap, made, corpus
 
 
 def embedder_of(checkpoint: utils.Checkpoint, own: bool) -> Embedder:
@@ -303,11 +354,13 @@ def embedder_of(checkpoint: utils.Checkpoint, own: bool) -> Embedder:
     )
 
 
-def pretrain_here(sources: Sequence[Source], genes: list[str], seed: int) -> utils.Checkpoint:
-    """No checkpoint at hand: an encoder made of the very cells, on the genes they share.
+def pretrain_here(
+    sources: Sequence[Source], genes: list[str], seed: int, corpus: utils.Checkpoint | None = None, what: str = ""
+) -> utils.Checkpoint:
+    """An encoder made of the very cells, on the genes they share; `corpus`: a checkpoint that is a prior for it.
 
     Of one dataset it is the map that invents nothing. Of several, what separates their clusters: this tells the types
-    of the one by the other's better, and is not what is stored.
+    of the one by the other's better, and is not what is stored. what: it is called so on the screen.
     """
     begin = time.perf_counter()
     matrices = []
@@ -321,22 +374,25 @@ def pretrain_here(sources: Sequence[Source], genes: list[str], seed: int) -> uti
             "no dataset has two cells to pre-train an encoder on; name a checkpoint with --pretrained_model"
         )
     cells = sum(matrix.shape[0] for matrix in matrices)
-    log.info(f"no checkpoint named: pre-training an encoder on {cells:,} cells x {len(genes):,} genes (up to a minute)")
-    encoder = own_map(matrices[0], seed) if len(sources) == 1 else recipes.closed_form(matrices, genes, seed)
-    log.info(f"pre-trained in {time.perf_counter() - begin:.1f} s")
+    doing = f"making {what}" if what else "pre-training an encoder"
+    known = "what the checkpoint knows of genes is a prior" if corpus else "" if what else "no checkpoint named"
+    doing = f"{known}: {doing}" if known else doing
+    log.info(f"{doing} on {cells:,} cells x {len(genes):,} genes (up to a minute)")
+    if len(sources) == 1:
+        encoder = own_map(matrices[0], seed, corpus.prior(genes) if corpus else None)
+    else:
+        encoder = recipes.closed_form(matrices, genes, seed)
+    log.info(f"{'made' if what else 'pre-trained'} in {time.perf_counter() - begin:.1f} s")
     return utils.Checkpoint(
         encoder, genes, recipe="scpretrain2, on the spot", datasets=[source.name for source in sources]
     )
 
 
-def own_map(x: csr_matrix, seed: int) -> Encoder:
-    """`stages.embedding` of one dataset's cells (N, G) as an encoder, without the genes that hardly a cell has."""
-    seen = np.flatnonzero(np.asarray((x > 0).sum(axis=0)).ravel() > 2)  # a gene of two cells is noise
-    seen = seen if len(seen) > 1 else np.arange(x.shape[1])
-    weight, bias = embedding.fit([x[:, seen].tocsr()], seed=seed)  # (H, G'), (H,)
+def own_map(x: csr_matrix, seed: int, prior: np.ndarray | None = None) -> Encoder:
+    """`stages.embedding` of one dataset's cells (N, G) as an encoder; `prior` (G,) is what a corpus knows of genes."""
+    weight, bias = embedding.own(x, prior=prior, seed=seed)  # (H, G), (H,)
     encoder = Encoder(x.shape[1], len(weight))
     with torch.no_grad():
-        encoder.linear.weight.zero_()
-        encoder.linear.weight[:, seen] = torch.from_numpy(weight)
+        encoder.linear.weight.copy_(torch.from_numpy(weight))
         encoder.linear.bias.copy_(torch.from_numpy(bias))
     return encoder

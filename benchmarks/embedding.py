@@ -12,6 +12,7 @@ itself where it is installed), these by Harmony where the file names batches. Wi
 Measures: adjusted Rand index of Leiden at resolution 1 and at the best of one grid, of k-means with the true number of
 types, mutual information of that, silhouette of the true types, macro F1 of 5 nearest neighbours from 5 and 20 labels a
 type, share of a cell's 15 neighbours with its type. Intervals: bootstrap over datasets. Leiden needs scanpy and igraph.
+With --out the numbers of a dataset are appended as they come, and a run goes on where an earlier one stopped.
 """
 
 # ruff: noqa: E402  the project's folder comes first
@@ -25,6 +26,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -64,7 +66,6 @@ RESOLUTIONS = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0)
 MEASURES = ("knn 5", "knn 20", "purity", "leiden 1", "leiden best", "k-means", "nmi", "silhouette")
 TISSUES = {"PBMC": ("PBMC", "Kang", "Zheng", "Hao", "Treg"), "Tian": ("Tian",), "islets": ("Baron", "panc8", "Xin")}
 BATCHES = ("batch", "donor", "tech", "technology", "plate", "individual")  # columns Harmony may take
-PRIOR_CELLS = 100  # cells of the target that the signal shares of a corpus are worth
 CORPUS_DIMENSIONS = 50  # of the frozen encoder
 NEIGHBOURS = 15  # of a cell, for purity and for Leiden's graph
 SPLITS = {5: 20, 20: 10}  # labels a type: random splits
@@ -105,7 +106,7 @@ def linear(weight: np.ndarray, bias: np.ndarray) -> Map:
 
 
 def ours(cells: Cells, prior: np.ndarray | None = None) -> Map:
-    return linear(*embedding.fit([cells.x], prior=prior, prior_cells=PRIOR_CELLS if prior is not None else 0))
+    return linear(*embedding.own(cells.x, prior=prior))
 
 
 def components(dimensions: int) -> Callable[[Cells], Map]:
@@ -150,6 +151,7 @@ ARMS: dict[str, Callable[[Cells], Map]] = {
     "200 PCs": components(200),
     VARIABLE: variable_genes,
 }
+OF_NOTHING = ("ours", "15 PCs", "50 PCs")  # arms where nothing, or no cell, was to be learnt
 
 
 def harmony(points: np.ndarray, batches: np.ndarray) -> np.ndarray:
@@ -217,30 +219,32 @@ def islands(points: np.ndarray) -> dict[str, float]:
 
 
 # -- settings -------------------
-def compared(dataset: Cells, corpus: tuple | None) -> dict[str, dict[str, float]]:
+def compared(dataset: Cells, corpus: "Corpus | None") -> dict[str, dict[str, float]]:
     """Every arm on one dataset, all its cells fitted."""
     cells, out = dataset.measured(), {}
     for arm, fit in ARMS.items():
         points = (ours(cells, prior_of(cells, corpus)) if corpus and arm == "ours" else fit(cells))(cells.x)
         out[arm] = measures(points, cells.labels)
+        if arm == "ours" and points.shape[1] > embedding.DIMENSIONS:
+            out["ours, no faint dimensions"] = measures(points[:, : embedding.DIMENSIONS], cells.labels)
         if arm == VARIABLE and harmonypy and cells.batches is not None:
             out[f"{VARIABLE}, Harmony"] = measures(harmony(points, cells.batches), cells.labels)
-    if corpus:
-        out["ours, without the corpus"] = measures(ours(cells)(cells.x), cells.labels)
-        out["frozen encoder"] = measures(cells.x @ encoder_of(cells, corpus).T, cells.labels)
+    if corpus and len(ARMS) > 1:
+        out["ours, no corpus"] = measures(ours(cells)(cells.x), cells.labels)
+        out["frozen encoder"] = measures(frozen(cells, corpus), cells.labels)
     return out
 
 
 def invented(dataset: Cells) -> dict[str, dict[str, float]]:
     cells = dataset.measured()
     cells.x = permuted(cells.x)
-    return {arm: islands(ARMS[arm](cells)(cells.x)) for arm in ("ours", "15 PCs", "50 PCs")}
+    return {arm: islands(ARMS[arm](cells)(cells.x)) for arm in OF_NOTHING if arm in ARMS}
 
 
 def halves(dataset: Cells) -> dict[str, dict[str, float]]:
     """Fitted half minus left-out half, mean of three splits; clusters are those of the fitted half."""
     out = {}
-    for arm in ("ours", "15 PCs", "50 PCs"):
+    for arm in [arm for arm in OF_NOTHING if arm in ARMS]:
         gaps = []
         for seed in range(3):
             order = np.random.default_rng(seed).permutation(dataset.x.shape[0])
@@ -263,7 +267,7 @@ def halves(dataset: Cells) -> dict[str, dict[str, float]]:
     return out
 
 
-def by_size(dataset: Cells, corpus: tuple) -> dict[str, dict[str, float]]:
+def by_size(dataset: Cells, corpus: "Corpus") -> dict[str, dict[str, float]]:
     """Maps of few cells, judged on all cells; and of counts thinned to a share."""
     out, whole = {}, np.round(dataset.counts.data[:2000]) == dataset.counts.data[:2000]
     conditions = [*SIZES, *(DEPTHS if whole.all() else ())]
@@ -292,34 +296,52 @@ def by_size(dataset: Cells, corpus: tuple) -> dict[str, dict[str, float]]:
 
 
 # -- corpus -------------------
-def corpus_of(datasets: list[Cells], shares: dict[str, np.ndarray], genes: np.ndarray) -> tuple:
-    """Signal shares (G,) and the frozen encoder's weight (H, G) of these datasets on the shared genes."""
-    place = {gene: i for i, gene in enumerate(genes)}
-    matrices, measured, aligned = [], [], []
+@dataclass
+class Corpus:
+    """Datasets (N, G) on genes they share, with their signal shares (G,) and the genes each has."""
+
+    genes: np.ndarray
+    matrices: list[csr_matrix]
+    measured: list[np.ndarray]
+    shares: list[np.ndarray]
+
+    @property
+    def place(self) -> dict[str, int]:
+        return {gene: i for i, gene in enumerate(self.genes)}
+
+    @cached_property
+    def encoder(self) -> np.ndarray:
+        """The frozen encoder's weight (H, G)."""
+        return embedding.fit(self.matrices, self.measured, self.shares, dimensions=CORPUS_DIMENSIONS)[0]
+
+
+def corpus_of(datasets: list[Cells], shares: dict[str, np.ndarray], genes: np.ndarray) -> Corpus:
+    corpus = Corpus(genes, [], [], [])
+    place = corpus.place
     for one in datasets:
         known = np.array([gene in place for gene in one.genes])
         target = np.array([place[gene] for gene in one.genes[known]])
         x = one.x[:, known].tocsr()
-        matrices.append(csr_matrix((x.data, target[x.indices], x.indptr), (x.shape[0], len(genes))))
+        corpus.matrices.append(csr_matrix((x.data, target[x.indices], x.indptr), (x.shape[0], len(genes))))
         share, has = np.zeros(len(genes)), np.zeros(len(genes), bool)
         share[target], has[target] = shares[one.name][known], True
-        aligned.append(share)
-        measured.append(has)
-    weight, _ = embedding.fit(matrices, measured, aligned, dimensions=CORPUS_DIMENSIONS)
-    cells = np.sqrt([one.x.shape[0] for one in datasets])
-    return place, embedding.average(aligned, measured, cells), weight
+        corpus.shares.append(share)
+        corpus.measured.append(has)
+    return corpus
 
 
-def prior_of(cells: Cells, corpus: tuple) -> np.ndarray:
+def prior_of(cells: Cells, corpus: Corpus) -> np.ndarray:
     """Signal shares of the corpus for the dataset's genes (G,); NaN where it has none, and the dataset's own count."""
-    place, shares, _ = corpus
+    roots = np.sqrt([matrix.shape[0] for matrix in corpus.matrices])
+    place, shares = corpus.place, embedding.average(corpus.shares, corpus.measured, roots)
     return np.array([shares[place[gene]] if gene in place else np.nan for gene in cells.genes])
 
 
-def encoder_of(cells: Cells, corpus: tuple) -> np.ndarray:
-    place, _, weight = corpus
+def frozen(cells: Cells, corpus: Corpus) -> np.ndarray:
+    """Every cell (N, H) by the frozen encoder."""
+    place = corpus.place
     columns = np.array([place.get(gene, -1) for gene in cells.genes])
-    return np.where(columns >= 0, weight[:, columns], 0)  # (H, G)
+    return cells.x @ np.where(columns >= 0, corpus.encoder[:, columns], 0).T
 
 
 # -- cells -------------------
@@ -360,6 +382,7 @@ def load(folder: Path, names: Sequence[str] | None, most: int) -> list[Cells]:
     with contextlib.redirect_stdout(io.StringIO()):
         table = catalogue.orthologs(folder, offline=True)
         entries = [entry for entry in catalogue.read_catalogue(folder) if entry.path is not None]
+        entries = [entry for entry in entries if not names or entry.name in names]
         named = data.gene_names(entries, table)
     out = []
     for one in named:
@@ -402,42 +425,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data_dir", type=Path, required=True, help="datasets.csv and the files it lists")
     parser.add_argument("--setting", choices=SETTINGS, default=SETTINGS[0], help="default: %(default)s")
     parser.add_argument("--datasets", metavar="A,B", help="these only; a corpus has all others all the same")
+    parser.add_argument("--arms", metavar="A,B", help=f"these only, of {', '.join(ARMS)}")
     parser.add_argument("--most", type=int, default=2000, help="cells of a dataset (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="a CSV of every dataset's numbers")
+    parser.add_argument("--out", type=Path, help="a CSV of every dataset's numbers, gone on with where it is there")
     args = parser.parse_args(argv)
     warnings.filterwarnings("ignore")
+    for arm in set(ARMS) - set(args.arms.split(",") if args.arms else ARMS):
+        del ARMS[arm]
     return measure(
         args.data_dir, args.setting, args.datasets.split(",") if args.datasets else None, args.most, args.out
     )
 
 
 def measure(folder: Path, setting: str, names: list[str] | None, most: int, out: Path | None) -> int:
-    datasets = load(folder, names, most)
+    alone = setting in ("spot", "invented", "halves")
+    datasets = load(folder, names if alone else None, most)
     tested = [one for one in datasets if one.labels is not None and (not names or one.name in names)]
     if setting == "size":
         tested = [one for one in tested if one.x.shape[0] >= LEAST_CELLS]
-    corpora = Corpora(datasets) if setting in ("unseen", "seen", "size") else None
-    if setting == "invented":
+    if setting == "invented" and not names:
         tested += [homogeneous(cells, depth) for cells, depth in ((1000, 3000), (1000, 800), (300, 3000))]
-    rows = []
+    frame = pd.read_csv(out) if out and out.exists() else pd.DataFrame(columns=["dataset", "arm"])
+    tested = [one for one in tested if one.name not in set(frame["dataset"])]
+    tested.sort(key=lambda one: family(one.name))  # a corpus serves its family
+    corpora = Corpora(datasets) if tested and setting in ("unseen", "seen", "size") else None
     for one in tested:
         begin = time.perf_counter()
-        if setting == "invented" and one.labels is None:  # simulated: nothing to permute
-            cells = one.measured()
-            found = {arm: islands(ARMS[arm](cells)(cells.x)) for arm in ("ours", "15 PCs", "50 PCs")}
-        elif setting in ("invented", "halves"):
-            found = (invented if setting == "invented" else halves)(one)
-        elif setting == "size":
-            found = by_size(one, corpora.without(family(one.name)))
-        else:
-            found = compared(
-                one, corpora.without(family(one.name) if setting == "unseen" else None) if corpora else None
-            )
-        rows += [{"dataset": one.name, "arm": arm, **values} for arm, values in found.items()]
+        found = measured(one, setting, corpora)
+        rows = pd.DataFrame([{"dataset": one.name, "arm": arm, **values} for arm, values in found.items()])
+        frame = pd.concat([frame, rows]) if len(frame) else rows
+        if out:
+            frame.to_csv(out, index=False)
         print(f"{one.name}: {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
-    frame = pd.DataFrame(rows)
-    if out:
-        frame.to_csv(out, index=False)
     if setting != "size":
         report(frame)
         return 0
@@ -448,18 +467,34 @@ def measure(folder: Path, setting: str, names: list[str] | None, most: int, out:
     return 0
 
 
+def measured(one: Cells, setting: str, corpora: "Corpora | None") -> dict[str, dict[str, float]]:
+    """The numbers of each arm on one dataset."""
+    if setting == "invented" and one.labels is None:  # simulated: nothing to permute
+        cells = one.measured()
+        return {arm: islands(ARMS[arm](cells)(cells.x)) for arm in OF_NOTHING if arm in ARMS}
+    if setting in ("invented", "halves"):
+        return (invented if setting == "invented" else halves)(one)
+    if corpora is None:
+        return compared(one, None)
+    left_out = family(one.name)
+    if setting == "size":
+        return by_size(one, corpora.without(left_out))
+    return compared(one, corpora.without(left_out if setting == "unseen" else None))
+
+
 class Corpora:
-    """The corpus without a family, made once for each."""
+    """The corpus without a family; the last one is kept."""
 
     def __init__(self, datasets: list[Cells]):
         self.datasets = datasets
         by_species = [set().union(*(one.genes for one in datasets if one.mouse is mouse)) for mouse in (True, False)]
         self.genes = np.array(sorted(by_species[0] & by_species[1]))
         self.shares = {one.name: embedding.signal_shares(one.x) for one in datasets}
-        self.made: dict[str | None, tuple] = {}
+        self.made: dict[str | None, Corpus] = {}
 
-    def without(self, left_out: str | None) -> tuple:
+    def without(self, left_out: str | None) -> Corpus:
         if left_out not in self.made:
+            self.made.clear()
             kept = [one for one in self.datasets if family(one.name) != left_out]
             self.made[left_out] = corpus_of(kept, self.shares, self.genes)
         return self.made[left_out]

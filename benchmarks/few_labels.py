@@ -6,9 +6,12 @@ python benchmarks/few_labels.py --data_dir DIR --report   the table and the figu
 
 Baselines, each with its setting picked by cross-validation on the training cells: logistic regression, linear SVM and
 random forest on log-normalised genes, logistic regression on 50 principal components of the dataset's own cells.
+Ours: the few-label classifier with a map of the dataset's own cells, for which the corpus is a prior; `no
+pre-training`: without the corpus; `frozen encoder`: its output in the place of the map; `genes alone`: neither.
 New dataset: pre-trained without it and without the datasets that share cells with it (--families). Transductive: its
 cells were in pre-training, without labels. Budget `all` is the ceiling: four fifths of all cells are labelled, and the
-seeds are the folds of one cross-validation. CellTypist and scANVI run when --methods names them.
+seeds are the folds of one cross-validation. Budgets like `3@120` (3 labels a type of 120 cells) are run when --budgets
+names them, each method on what is left of the dataset. CellTypist and scANVI run when --methods names them.
 Results are appended to OUT/results.csv as they come, and a run goes on where an earlier one stopped; several may run at
 once on different --methods or --datasets.
 """
@@ -37,32 +40,33 @@ import main as pretraining
 import utils
 from benchmarks import splits, table
 from benchmarks.baselines import BASELINES, baseline, gene_views
-from benchmarks.others import OTHERS, are_counts, celltypist, missing, scanvi, scvi
-from benchmarks.splits import BUDGETS, MOST_SEEDS, Dataset
+from benchmarks.others import OTHERS, celltypist, missing, scanvi, scvi
+from benchmarks.splits import BUDGETS, MOST_SEEDS, SMALL, WORDS, Dataset, are_counts
 from files import fingerprint, whole
 from model import Classifier, Encoder, embed_counts, transfer
 from reading import align, catalogue
-from stages import classify, score, train
+from stages import classify, embedding, score, train
 from stages.batch import SparseRows
 from voice import log
 
 FOLDS, QUICK_FOLDS = 5, 2  # of families: pre-trained so many times, each time without one fold
-# method: (checkpoint or kind of encoder, self-training)
+# method: (checkpoint or kind of encoder, self-training, whether the map is made of the dataset's own cells)
 OURS = {
-    "scpretrain2": ("phase2", True),
-    "phase 1 only": ("phase1", True),
-    "random encoder": ("random", True),
-    "no pre-training": (None, True),
-    "scpretrain2, no self-training": ("phase2", False),
-    "no pre-training, no self-training": (None, False),
-    "scpretrain2, transductive": ("all_phase2", True),
-    "paper encoder": ("paper", True),
-    "paper encoder, transductive": ("all_paper", True),
+    "scpretrain2": ("phase2", True, True),
+    "no pre-training": (None, True, True),
+    "frozen encoder": ("phase2", True, False),
+    "random encoder": ("random", True, False),
+    "genes alone": (None, True, False),
+    "scpretrain2, no self-training": ("phase2", False, True),
+    "no pre-training, no self-training": (None, False, True),
+    "scpretrain2, transductive": ("all_phase2", True, True),
+    "paper encoder": ("paper", True, False),
+    "paper encoder, transductive": ("all_paper", True, False),
 }
 NETWORKS = {"network, fine-tuned": "phase2", "network, no pre-training": None}
 METHODS = (*BASELINES, *OURS, *NETWORKS, *OTHERS)
 QUICK_METHODS = (*BASELINES, "scpretrain2", "random encoder", "no pre-training")
-ENCODERS = {method: kind for method, (kind, _) in OURS.items()} | NETWORKS  # the others have none
+ENCODERS = {method: kind for method, (kind, *_) in OURS.items()} | NETWORKS  # the others have none
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--datasets", type=flags.names, metavar="A,B", help="test on these only")
     parser.add_argument("--methods", metavar="A;B", help=f"some of: {'; '.join(METHODS)}")
     parser.add_argument(
-        "--budgets", type=flags.names, default=list(BUDGETS), help="some of 5,20,published,all (default: these four)"
+        "--budgets",
+        type=flags.names,
+        default=list(BUDGETS),
+        help=f"some of {','.join(WORDS)} (default: the first four)",
     )
     parser.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
     parser.add_argument(
@@ -139,8 +146,8 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(f"no method is called {', '.join(sorted(unknown))}; there are {'; '.join(METHODS)}")
     if lacking := [] if args.report else missing(args.methods):
         parser.error(f"{', '.join(lacking)}: not installed; pip install -r benchmarks/requirements.txt")
-    if unknown := set(args.budgets) - set(BUDGETS):
-        parser.error(f"no budget is called {', '.join(sorted(unknown))}; there are {', '.join(BUDGETS)}")
+    if unknown := set(args.budgets) - set(WORDS):
+        parser.error(f"no budget is called {', '.join(sorted(unknown))}; there are {', '.join(WORDS)}")
     if args.seeds < 1 or args.first_seed < 0:
         parser.error("--seeds must be at least 1 and --first_seed not negative")
 
@@ -246,13 +253,20 @@ def test(entry: data.Entry, fold: str, orthologs: dict[str, str], plan: Plan) ->
     checkpoints: dict[str | None, utils.Checkpoint | None] = {None: None}
     checkpoints |= {kind: utils.load_checkpoint(plan.checkpoint(kind, fold)) for kind in sorted(plan.kinds)}
     files = splits.content_of(splits.file_of(entry))
-    dataset = None
+    whole_dataset: Dataset | None = None
+    part: Dataset | None = None
+    of: tuple[str, int] | None = None  # the budget and seed that the part was drawn for
     for budget, seed, method in plan.rows():
         checkpoint = checkpoints[ENCODERS.get(method)]
         run = run_of(method, budget, seed, files, checkpoint.identity() if checkpoint else None)
         if (budget, method, seed, run) in done:
             continue
-        dataset = dataset or splits.prepare(entry, orthologs)
+        whole_dataset = whole_dataset or splits.prepare(entry, orthologs)
+        if budget in SMALL and of != (budget, seed):
+            part, of = splits.smaller(whole_dataset, budget, seed), (budget, seed)
+        dataset = part if budget in SMALL else whole_dataset
+        if dataset is None:  # too small for the budget
+            continue
         if method == "scANVI" and not are_counts(dataset.counts):
             continue
         rows, others = splits.stored_split(dataset, budget, seed, plan.out)
@@ -263,8 +277,8 @@ def test(entry: data.Entry, fold: str, orthologs: dict[str, str], plan: Plan) ->
         found = score.scores(dataset.y[others], outputs)
         row |= {name: f"{found[name]:.6f}" for name in ("macro_f1", "accuracy", "kappa")}
         table.append(plan.results, row | {"seconds": f"{time.perf_counter() - begin:.2f}"})
-    if dataset:
-        log.info(f"{entry.name}: {len(dataset.y):,} cells, {dataset.types} types")
+    if whole_dataset:
+        log.info(f"{entry.name}: {len(whole_dataset.y):,} cells, {whole_dataset.types} types")
 
 
 def run_of(method: str, budget: str, seed: int, files: str, identity: str | None) -> str:
@@ -291,8 +305,9 @@ def predict(
         return network(dataset, checkpoint, rows, others, seed)
     if method in OTHERS:
         return competitor(dataset, method, rows, others, seed)
-    kind, self_training = OURS[method]
-    points = dataset.once((kind, checkpoint and checkpoint.identity()), lambda: features(dataset, kind, checkpoint))
+    kind, self_training, own = OURS[method]
+    key = kind, own, checkpoint and checkpoint.identity()
+    points = dataset.once(key, lambda: (own_features if own else features)(dataset, kind, checkpoint))
     labels = np.full(len(dataset.y), -1)
     labels[rows] = y
     shares = classify.SHARES if self_training else ()
@@ -300,21 +315,28 @@ def predict(
     return classify.learn(points, labels, dataset.types, strength=strength, shares=shares).predict(points[others])
 
 
+def own_features(dataset: Dataset, kind: str | None, checkpoint: utils.Checkpoint | None) -> np.ndarray:
+    """What the few-label classifier sees of cells with a map of their own, (N, D); the checkpoint is its prior."""
+    weight, bias = embedding.own(dataset.x, prior=checkpoint.prior(dataset.genes) if checkpoint else None)
+    points = np.asarray(dataset.x @ weight.T + bias)  # (N, H)
+    return classify.features(classify.fit_views(dataset.x, points, 0, own=True), dataset.x, points)
+
+
 def features(dataset: Dataset, kind: str | None, checkpoint: utils.Checkpoint | None) -> np.ndarray:
-    """What the few-label classifier sees of all cells, (N, D): `stages.classify.fit` without the labels."""
+    """The same where the third view is of a frozen encoder, (N, D), or is not there."""
     views = gene_views(dataset)
     if checkpoint is None:
         return classify.features(views, dataset.x, None)
     if kind == "random":
         columns = align.align(dataset.x, dataset.genes, checkpoint.genes)
         weight = np.random.default_rng(0).standard_normal((columns.shape[1], checkpoint.encoder.hidden))
-        embedding = columns @ weight.astype(np.float32)
+        points = columns @ weight.astype(np.float32)
     else:
         paper = checkpoint.recipe == "paper"
         values = dataset.counts if paper else dataset.x  # log1p of the counts is what the paper recipe saw
-        embedding = embed_counts(checkpoint.encoder, align.align(values, dataset.genes, checkpoint.genes), log1p=paper)
-    embedding = np.asarray(embedding)  # (N, H)
-    return classify.features([*views, classify.encoder_view(embedding, 0)], dataset.x, embedding)
+        points = embed_counts(checkpoint.encoder, align.align(values, dataset.genes, checkpoint.genes), log1p=paper)
+    points = np.asarray(points)  # (N, H)
+    return classify.features([*views, classify.encoder_view(points, 0)], dataset.x, points)
 
 
 def network(

@@ -64,11 +64,6 @@ def celltypist(
     return out
 
 
-def are_counts(values: csr_matrix) -> bool:
-    """Whether the values are counts, which scANVI asks for."""
-    return bool((values.data >= 0).all() and (values.data == np.round(values.data)).all())
-
-
 def scvi(counts: csr_matrix, seed: int) -> SCVI:
     """scVI on the 2,000 most variable genes of all cells, (N, G) counts; it sees no labels."""
     import anndata

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags
 
 import data_loader as data
 from files import fingerprint, whole
@@ -22,6 +22,16 @@ BUDGETS = {
     "published": "published split",
     "all": "four fifths of all labels",
 }
+# budget: labels a type, cells of the dataset that are there, share of their counts, words in the table
+SMALL = {
+    "3@60": (3, 60, 1.0, "3 labelled cells a type of 60 cells"),
+    "3@120": (3, 120, 1.0, "3 labelled cells a type of 120 cells"),
+    "5@250": (5, 250, 1.0, "5 labelled cells a type of 250 cells"),
+    "5@250 shallow": (5, 250, 0.1, "5 labelled cells a type of 250 cells, a tenth of the counts"),
+    "5@800": (5, 800, 1.0, "5 labelled cells a type of 800 cells"),
+}
+WORDS = BUDGETS | {budget: words for budget, (*_, words) in SMALL.items()}
+BESIDE = 3  # cells of a type beside the labelled ones, at least, for it to take part in a small budget
 LEAST_CELLS = 10  # types with fewer are left out
 PARTS = 5  # of a dataset's cells, for the budget `all`: one part is tested
 MOST_SEEDS = {"published": 3, "all": PARTS}  # the splits of the one are large, the other has no more
@@ -131,6 +141,35 @@ def prepare(entry: data.Entry, orthologs: dict[str, str]) -> Dataset:
     return Dataset(entry.name, logs.counts[rows].tocsr(), raw.counts[rows].tocsr(), logs.genes, y, len(kept))
 
 
+def smaller(dataset: Dataset, budget: str, seed: int) -> Dataset | None:
+    """Some of a dataset's cells, perhaps at less depth, for a budget of `SMALL`.
+
+    None where it has under half as many cells, values that cannot be thinned, or no two types left.
+    """
+    labels, cells, depth, _ = SMALL[budget]
+    if len(dataset.y) < cells / 2 or (depth < 1 and not are_counts(dataset.counts)):
+        return None
+    rng = np.random.default_rng([seed, cells])
+    rows = np.sort(rng.permutation(len(dataset.y))[:cells])
+    rows = rows[np.bincount(dataset.y[rows])[dataset.y[rows]] >= labels + BESIDE]
+    kept, y = np.unique(dataset.y[rows], return_inverse=True)
+    if len(kept) < 2:
+        return None
+    x, counts = dataset.x[rows].tocsr(), dataset.counts[rows].tocsr()
+    if depth < 1:
+        counts = counts.astype(np.float32)
+        counts.data = rng.binomial(np.round(counts.data).astype(int), depth).astype(np.float32)
+        counts.eliminate_zeros()
+        total = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
+        x = (diags(1e4 / total) @ counts).tocsr().log1p().astype(np.float32)
+    return Dataset(dataset.name, x, counts, dataset.genes, y, len(kept))
+
+
+def are_counts(values: csr_matrix) -> bool:
+    """Whether the values are counts."""
+    return bool((values.data >= 0).all() and (values.data == np.round(values.data)).all())
+
+
 def split(y: np.ndarray, budget: str, seed: int) -> np.ndarray:
     """Training rows; all others are test rows, but for the published split's validation rows, which nobody uses.
 
@@ -138,7 +177,7 @@ def split(y: np.ndarray, budget: str, seed: int) -> np.ndarray:
     """
     if budget == "published":
         return data.split(len(y), seed=seed).train
-    wanted = 0 if budget == "all" else int(budget)
+    wanted = 0 if budget == "all" else SMALL[budget][0] if budget in SMALL else int(budget)
     rng = np.random.default_rng(len(y) if budget == "all" else [seed, wanted, len(y)])
     rows = [rng.permutation(np.flatnonzero(y == c)) for c in range(y.max() + 1)]
     if budget == "all":

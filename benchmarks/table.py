@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.stats import wilcoxon
 
 from benchmarks.baselines import BASELINES
-from benchmarks.splits import BUDGETS
+from benchmarks.splits import BUDGETS, WORDS
 from files import whole
 from stages import plot, score
 
@@ -32,9 +32,9 @@ HEADER = (
 )
 PAIRS = (
     ("scpretrain2", "no pre-training"),
+    ("scpretrain2", "frozen encoder"),
     ("scpretrain2", "random encoder"),
-    ("scpretrain2", "phase 1 only"),
-    ("phase 1 only", "no pre-training"),
+    ("frozen encoder", "genes alone"),
     ("scpretrain2, no self-training", "no pre-training, no self-training"),
     ("scpretrain2, transductive", "scpretrain2"),
     ("scpretrain2", "paper encoder"),
@@ -79,22 +79,23 @@ def means(results: pd.DataFrame, budget: str, methods: Sequence[str], metric: st
 def report(results: pd.DataFrame, methods: Sequence[str]) -> str:
     """The table of `methods`, budget by budget; then what carries the gain."""
     lines = []
-    for budget in BUDGETS:
-        base = means(results, budget, BASELINES, "macro_f1")
-        if not len(base):
+    for budget in WORDS:
+        baselines = [name for name in BASELINES if len(means(results, budget, [name], "macro_f1"))]
+        base = means(results, budget, baselines, "macro_f1")
+        if not baselines or not len(base):
             continue
         best = base.mean().idxmax()
-        lines += ["", f"{BUDGETS[budget]}: {len(base)} datasets, best single baseline: {best}", HEADER]
+        lines += ["", f"{WORDS[budget]}: {len(base)} datasets, best single baseline: {best}", HEADER]
         for method in methods:
-            if line := _line(results, budget, method, best):
+            if line := _line(results, budget, method, best, baselines):
                 lines.append(line)
         lines += _pairs(results, budget)
     return "\n".join(lines) + "\n"
 
 
-def _line(results: pd.DataFrame, budget: str, method: str, best: str) -> str:
+def _line(results: pd.DataFrame, budget: str, method: str, best: str, baselines: Sequence[str]) -> str:
     """Means of a method; against the best single baseline; against the best baseline of each dataset."""
-    together = list(dict.fromkeys((*BASELINES, method)))
+    together = list(dict.fromkeys((*baselines, method)))
     both = means(results, budget, together, "macro_f1")
     if not len(both):
         return ""
@@ -104,9 +105,9 @@ def _line(results: pd.DataFrame, budget: str, method: str, best: str) -> str:
     if method == best:
         return text
     low, high = interval(both[method] - both[best])
-    against = score.compare(both[method].to_numpy(), both[list(BASELINES)].max(axis=1).to_numpy())
+    against = score.compare(both[method].to_numpy(), both[list(baselines)].max(axis=1).to_numpy())
     counts = f"{against.won}/{against.tied}/{against.lost}"
-    below = int((both[method] < both[list(BASELINES)].max(axis=1) - 0.01).sum())
+    below = int((both[method] < both[list(baselines)].max(axis=1) - 0.01).sum())
     difference = (both[method] - both[best]).mean()
     p = score.compare(both[method].to_numpy(), both[best].to_numpy()).p
     text += f"{difference:>+9.4f}{f'{low:+.4f} {high:+.4f}':>20}{p:>9.3g}"

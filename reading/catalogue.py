@@ -244,6 +244,7 @@ def _checksums(table: Path) -> dict[str, str]:
     """File name -> SHA-256 of what was fetched into a folder; empty where nothing was."""
     if not table.exists():
         return {}
+    regular(table, str(table))
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
             return {row["file"]: row["sha256"].strip().lower() for row in csv.DictReader(file)}

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
+from reading import store
 from reading.guard import named, regular
 from reading.hdf5 import (
     FROM_R,
@@ -141,7 +142,8 @@ def open_zarr(path: Path, where: str, *, layer: str | None = None, use_raw: bool
 
 
 def read_zarr_store(path: Path):
-    """The AnnData of a store."""
+    """The AnnData of a store; ValueError where it is one that a library should not be given."""
+    store.look_through(path, f"{name_of(path)} ({path})")
     from anndata.io import read_zarr as read_store
 
     return read_store(path)

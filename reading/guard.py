@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
 import gzip
+import json
+import os
 import re
+import select
+import signal
 import stat
+import subprocess
+import sys
+import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +36,7 @@ LONGEST = 1 << 16  # bytes of a line of a .mtx
 PIECE = 16 << 20
 HEAP = b"GCOL\1\0\0\0"  # how a global heap of HDF5 begins: texts of any length lie in these
 SCANNED = 32 << 20
+SILENCE = 60.0  # seconds without a sign of life, after which a scout is ended; a healthy one gives thousands a second
 
 
 @contextmanager
@@ -81,6 +90,112 @@ def heaps_end(path: Path, where: str) -> None:
         at = data.find(HEAP, at + len(HEAP))
 
 
+SCOUT = Path(__file__).with_name("scout.py")
+_fine: set[tuple] = set()  # versions of files that were looked through
+
+
+def looked_through(path: Path, where: str) -> None:
+    """Refuse an HDF5 file over which the library crashes, never ends, or takes more than 2 GB: tried by a scout.
+
+    It is a process of its own, the same for all files of a run; each version of a file is tried once. Where none can be
+    started the file is opened all the same.
+    """
+    status = path.stat()
+    version = str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ino
+    if version in _fine:
+        return
+    heaps_end(path, where)
+    answer = _scouts.ask(str(path.absolute()))
+    if answer not in ("fine", ""):
+        raise Unreadable(f"{where}: {answer}; {REWRITE}")
+    _fine.add(version)
+
+
+class _Scouts:
+    """The scout of this process; one that dies is replaced, and the file tried once more before it is blamed."""
+
+    def __init__(self, script: Path = SCOUT) -> None:
+        self.script = script
+        self.process: subprocess.Popen | None = None
+        self.of, self.lock = 0, threading.Lock()
+
+    def ask(self, path: str) -> str:
+        """ "fine", what is wrong with the file, or "" where it cannot be found out."""
+        with self.lock:
+            answer = ""
+            for _ in range(2):
+                try:
+                    if not self._started():
+                        return ""
+                    answer = self._answer(path)
+                except BaseException:  # Ctrl-C: what it still says would be taken for the answer about the next file
+                    self.end()
+                    raise
+                if "crashes" not in answer:
+                    return answer
+                self.end()  # it may have been an earlier file that broke it
+            return answer
+
+    def _answer(self, path: str) -> str:
+        process = self.process
+        assert process and process.stdin and process.stdout
+        try:
+            process.stdin.write(json.dumps(path).encode() + b"\n")
+            process.stdin.flush()
+            said = self._line()
+        except OSError:
+            said = b""
+        if said.endswith(b"memory\n"):
+            return "what it declares does not fit into 2 GB of memory"
+        if said.endswith(b"fine\n"):
+            return "fine"
+        if process.poll() is None:
+            process.kill()
+        self.process = None
+        hangs = process.wait() in {-getattr(signal, name, 0) for name in ("SIGKILL", "SIGXCPU")} - {0}
+        return "the HDF5 library never ends reading it" if hangs else "the HDF5 library crashes over it"
+
+    def _line(self) -> bytes:
+        """What the scout says up to the end of a line; cut short where it dies, or says nothing for SILENCE."""
+        assert self.process and self.process.stdout
+        said = b""
+        while not said.endswith(b"\n"):
+            ready = select.select([self.process.stdout], [], [], SILENCE)[0] if os.name == "posix" else True
+            more = os.read(self.process.stdout.fileno(), 65_536) if ready else b""
+            if not more:
+                break
+            said = (said + more)[-64:]
+        return said
+
+    def _started(self) -> bool:
+        if self.process and self.of == os.getpid() and self.process.poll() is None:
+            return True
+        if getattr(sys, "frozen", False) or not sys.executable:
+            return False
+        words = [sys.executable, "-P", str(self.script)]
+        try:
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, bufsize=0)
+            self.of = os.getpid()
+            return self._line().endswith(b"ready\n")
+        except OSError:
+            return False
+
+    def end(self) -> None:
+        """Let the scout go; one whose parent is killed ends by itself, when nothing more can come."""
+        process, self.process = self.process, None
+        if process and self.of == os.getpid():
+            with suppress(OSError):
+                process.kill()
+                process.stdin.close()
+                process.stdout.close()
+                process.wait(timeout=5)
+
+
+_scouts = _Scouts()
+atexit.register(_scouts.end)
+
+
 def inside_only(file: h5py.File, where: str) -> None:
     """Refuse an HDF5 file of which a part lies in another file: that one would be read, or written into.
 
@@ -93,7 +208,7 @@ def inside_only(file: h5py.File, where: str) -> None:
             path = f"{name}/{raw.decode('utf-8', 'replace')}"
             kind = group.links.get_info(raw).type
             if kind not in INSIDE:
-                _refuse(where, path, "a link to another file")
+                _refuse(where, path, "a link to another file", COPIED)
             if kind == h5py.h5l.TYPE_SOFT:
                 continue
             node = h5py.h5o.open(group, raw)
@@ -159,20 +274,30 @@ def _fault_of_lines(file: BinaryIO, entries: int) -> str:
     return ""
 
 
+COPIED = (
+    "old = h5py.File('FILE'); new = h5py.File('whole.h5ad', 'w'); [old.copy(old[name], new, name, "
+    "expand_external=True) for name in old]; new.attrs.update(old.attrs); new.close()"
+)
+BROUGHT_IN = (
+    "file = h5py.File('FILE', 'r+'); node = file['{path}']; values, said = node[...], dict(node.attrs); "
+    "del file['{path}']; file['{path}'] = values; file['{path}'].attrs.update(said); file.close()"
+)
+
+
 def _refuse_storage(node: h5py.h5d.DatasetID, where: str, path: str) -> None:
     plan = node.get_create_plist()
     if plan.get_layout() == h5py.h5d.CONTIGUOUS and plan.get_external_count():
-        _refuse(where, path, "stored in another file")
+        _refuse(where, path, "stored in another file", BROUGHT_IN)
     if plan.get_layout() == h5py.h5d.VIRTUAL:
         files = {plan.get_virtual_filename(i) for i in range(plan.get_virtual_count())}
         if files - {"."}:
-            _refuse(where, path, "a view of another file")
+            _refuse(where, path, "a view of another file", BROUGHT_IN)
 
 
-def _refuse(where: str, path: str, what: str) -> None:
+def _refuse(where: str, path: str, what: str, remedy: str) -> None:
     raise Unreadable(
-        f"{where}: {path} is {what}, which is neither read nor written; copy the file with its links resolved: "
-        "h5repack --merge, or adata = anndata.read_h5ad(FILE); adata.write_h5ad('whole.h5ad')"
+        f"{where}: {path} is {what}, which is neither read nor written; if you trust it, bring that into the file with "
+        f"Python: import h5py; {remedy.replace('{path}', path)}"
     )
 
 

@@ -111,7 +111,7 @@ def opened(path: Path, name: str):
     where = f"{name} ({path})"
     guard.regular(path, where)
     try:
-        guard.heaps_end(path, where)
+        guard.looked_through(path, where)
         file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE)
     except FileNotFoundError:
         raise FileNotFoundError(f"{where}: no such file; check the spelling, or fetch it first") from None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
-import gzip
+import io
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from reading.guard import DAMAGE, matrix_market, regular
+from reading import bounded
+from reading.guard import DAMAGE, matrix_market
 from reading.hdf5 import beside_ids
 from reading.matrix import Unreadable, canonical, sparse, stack
 from reading.names import as_text, ensembl_ids, features_that_are_genes, gene_symbols, kind_of_names
@@ -57,8 +59,6 @@ def parse_table(path: Path, where: str):
     The first row and the first column hold names; which of them are genes is told from how they look. Columns
     that hold words are read as the cell table (rows are cells) or as further gene names (rows are genes).
     """
-    import pandas as pd  # only this reader needs it
-
     header, first, separator, skipped, decimal = _first_lines(path, where)
     if len(first) == len(header) + 1:
         header = ["", *header]  # R writes no name over the row names
@@ -73,13 +73,38 @@ def parse_table(path: Path, where: str):
     numeric = sorted(set(range(1, len(header))) - set(words))
     if not numeric:
         raise Unreadable(f"{where}: its second row holds no numbers; is {separator!r} what separates the fields?")
+    with bounded.opened(path, where, bounded.longest_of(len(header))) as file:
+        counts, rows, table = _numbers_and_words(file, header, numeric, words, (separator, skipped, decimal), where)
+    columns = [header[i] for i in numeric]
+    texts = {header[i]: table[i] for i in words}
+    left_out = ", ".join(header[i] for i in about)
+    left_out = f"; {left_out} {'is' if len(about) == 1 else 'are'} no {{}} and left out" if about else ""
+    if rows_are_genes(rows, columns):
+        genes, found = gene_symbols(rows, texts)
+        note = f"table of genes x cells, genes from {found.replace('var_names', 'the first column')}"
+        note += left_out.format("cells")
+        return canonical(counts.T.tocsr(), where, "the table"), genes, columns, {}, note, beside_ids(found)
+    genes, found = gene_symbols(columns)
+    note = f"table of cells x genes, genes from {found.replace('var_names', 'the first row')}"
+    return counts, genes, rows, texts, note + left_out.format("genes"), beside_ids(found)
+
+
+def _numbers_and_words(
+    file: BinaryIO, header: list[str], numeric: list[int], words: list[int], how: tuple[str, int, str], where: str
+) -> tuple[csr_matrix, list[str], dict[int, list]]:
+    """What stands below the head of a table: its numbers, the names of its rows, and its columns of words.
+
+    how: what separates the fields, lines of comment before the head, decimal sign.
+    """
+    import pandas as pd  # only this reader needs it
+
     chunks = pd.read_csv(
-        path,
-        sep=separator if separator != " " else r"\s+",
+        file,
+        sep=how[0] if how[0] != " " else r"\s+",
         header=None,
         names=range(len(header)),
-        skiprows=skipped + 1,
-        decimal=decimal,
+        skiprows=how[1] + 1,
+        decimal=how[2],
         dtype=dict.fromkeys(numeric, np.float32) | dict.fromkeys([0, *words], str),
         keep_default_na=True,
         na_filter=True,
@@ -110,18 +135,7 @@ def parse_table(path: Path, where: str):
             "decimal point, "
             "every row the same number of fields"
         ) from error
-    columns = [header[i] for i in numeric]
-    texts = {header[i]: table[i] for i in words}
-    left_out = ", ".join(header[i] for i in about)
-    left_out = f"; {left_out} {'is' if len(about) == 1 else 'are'} no {{}} and left out" if about else ""
-    if rows_are_genes(rows, columns):
-        genes, found = gene_symbols(rows, texts)
-        note = f"table of genes x cells, genes from {found.replace('var_names', 'the first column')}"
-        note += left_out.format("cells")
-        return canonical(counts.T.tocsr(), where, "the table"), genes, columns, {}, note, beside_ids(found)
-    genes, found = gene_symbols(columns)
-    note = f"table of cells x genes, genes from {found.replace('var_names', 'the first row')}"
-    return counts, genes, rows, texts, note + left_out.format("genes"), beside_ids(found)
+    return counts, rows, table
 
 
 def rows_are_genes(rows: list[str], columns: list[str]) -> bool:
@@ -142,15 +156,15 @@ _DECIMAL_COMMA = re.compile(r"(^|[;\t\"])-?\d+,\d+([;\t\"]|\s*$)")
 
 def _first_lines(path: Path, where: str) -> tuple[list[str], list[str], str, int, str]:
     """Fields of the first two lines, what separates them, the lines of comment before them, the decimal sign."""
-    with path.open("rb") as raw:
-        zipped = raw.read(2) == b"\x1f\x8b"
     try:
-        with (gzip.open if zipped else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
+        with bounded.opened(path, where) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as file:
             skipped, line = 0, file.readline()
             while line.startswith(("#", "%")) and skipped < 1000:  # as featureCounts begins its tables
                 skipped, line = skipped + 1, file.readline()
             lines = [line, file.readline()]
             more = [*lines[1:], *(file.readline() for _ in range(100))]
+    except Unreadable:
+        raise
     except DAMAGE as error:
         raise Unreadable(f"{where}: cannot be read as text ({error}); fetch it again, or save it as UTF-8") from error
     if not lines[1].strip():
@@ -158,6 +172,8 @@ def _first_lines(path: Path, where: str) -> tuple[list[str], list[str], str, int
             f"{where}: it has {'one row' if lines[0].strip() else 'no rows'}, nothing to work with; fetch it again"
         )
     separator = _separator(lines)
+    if max(line.count(separator) for line in lines) > bounded.MOST:
+        raise Unreadable(f"{where}: more than {bounded.MOST:,} fields in a row; fetch it again, or give it as .h5ad")
     decimal = "," if separator in ";\t" and any(_DECIMAL_COMMA.search(line) for line in more) else "."
     if not lines[1].count(separator):
         raise Unreadable(f"{where}: its rows have one field each; separate them by commas or tabs")
@@ -283,9 +299,9 @@ def _one_of(folder: Path, names: tuple[str, ...], where: str) -> Path:
 
 
 def _tsv(path: Path, where: str) -> list[list[str]]:
-    regular(path, where)
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-            return [line.rstrip("\r\n").split("\t") for line in file if line.strip()]
+        return [line.split("\t") for line in bounded.lines(path, where) if line.strip()]
+    except Unreadable:
+        raise
     except DAMAGE as error:
         raise Unreadable(f"{where}: {path.name} cannot be read ({error}); fetch it again") from error

@@ -19,6 +19,7 @@ from stages.folds import folds
 
 COMPONENTS = 50  # of each view
 BESIDE_OWN = 20  # of the views of the genes beside the cells' own map, which then counts for more
+OF_OWN = 15  # of the view of that map: what is beyond is there for graphs of neighbours
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # C of the logistic regression, chosen by cross-validation
 ENCODER_WEIGHT = 0.5  # of the encoder's view beside the two views of the genes; 1.0 lost 0.7 points at 5 labels
 OWN_WEIGHT = 2.0  # of the view of the cells' own map; of 800 cells, 3 lost 1.4 points in its worst family, 2 lost 0.8
@@ -35,6 +36,7 @@ class View:
     inverse: np.ndarray  # (C,) one over the scale of a column
     shift: np.ndarray  # (C,) mean of the scaled column
     axes: np.ndarray  # (C, D) principal axes, divided by the root of the view's total variance
+    cells: int = 0  # that it was fitted on
 
     def __call__(self, x: csr_matrix | np.ndarray) -> np.ndarray:
         x = x if self.columns is None else x[:, self.columns]
@@ -79,7 +81,7 @@ def fit_view(
     total = np.sqrt((values[:k] ** 2).sum() / x.shape[0]) + 1e-12
     # a fixed sign of every axis, so that two runs, or two machines, agree
     sign = np.sign(vectors[:k][np.arange(k), np.abs(vectors[:k]).argmax(axis=1)])
-    return View(columns, inverse, shift, (vectors[:k] * sign[:, None]).T / total)
+    return View(columns, inverse, shift, (vectors[:k] * sign[:, None]).T / total, x.shape[0])
 
 
 def variable_genes(mean: np.ndarray, variance: np.ndarray, wanted: int = 2000) -> np.ndarray:
@@ -108,14 +110,18 @@ def fit_views(
     standard = fit_view(log_genes, measured[chosen], 1 / np.sqrt(variance[chosen] + 1e-6), wanted, seed)
     views = [("genes", plain), ("genes", standard)]
     if encoder_features is not None:
-        _, inside = encoder_view(encoder_features, seed)
-        views.append(("own" if own else "encoder", inside))
+        views.append(own_view(encoder_features, seed) if own else encoder_view(encoder_features, seed))
     return views
 
 
 def encoder_view(encoder_features: np.ndarray, seed: int) -> tuple[str, View]:
     """The third view alone: the two of the genes stay as they are where only the encoder changes."""
     return "encoder", fit_view(encoder_features, None, np.ones(encoder_features.shape[1]), COMPONENTS, seed)
+
+
+def own_view(points: np.ndarray, seed: int) -> tuple[str, View]:
+    """The third view where it is the map of the cells themselves, `points` (N, H)."""
+    return "own", fit_view(points, None, np.ones(points.shape[1]), OF_OWN, seed)
 
 
 def view_weights(views: list[tuple[str, View]]) -> np.ndarray:
@@ -245,17 +251,24 @@ class CellClassifier:
 
 def settings() -> dict[str, object]:
     """What a result of this classifier depends on, beside the cells and the labels."""
-    return {"shares": SHARES, "tilt": TILT, "weight": ENCODER_WEIGHT}
+    own = {"own_weight": OWN_WEIGHT, "beside_own": BESIDE_OWN, "of_own": OF_OWN}
+    return {"shares": SHARES, "tilt": TILT, "weight": ENCODER_WEIGHT, **own}
 
 
 def fit(
-    log_genes: csr_matrix, encoder_features: np.ndarray | None, labels: np.ndarray, n_classes: int, seed: int
+    log_genes: csr_matrix,
+    encoder_features: np.ndarray | None,
+    labels: np.ndarray,
+    n_classes: int,
+    seed: int,
+    *,
+    own: bool = False,
 ) -> CellClassifier:
     """The whole few-label classifier.
 
     log_genes: csr (N, G) log1p of counts to 10,000 a cell, all genes of the dataset. encoder_features: dense
-    (N, H), or None for no pre-training. labels: (N,) ints, -1 for an unlabelled cell. Raises ValueError below
-    two labelled types.
+    (N, H), or None for no pre-training; `own`: they are the map made of these very cells. labels: (N,) ints, -1 for
+    an unlabelled cell. Raises ValueError below two labelled types.
     """
     labels = np.asarray(labels)
     if (seen := len(np.unique(labels[labels >= 0]))) < 2:
@@ -266,12 +279,19 @@ def fit(
     rows = np.sort(np.concatenate([np.flatnonzero(labels >= 0), rest]))
     x, labels = log_genes[rows].tocsr(), labels[rows]
     embedding = None if encoder_features is None else np.asarray(encoder_features)[rows]
-    views = fit_views(x, embedding, seed)
+    views = fit_views(x, embedding, seed, own)
     return CellClassifier(views, learn(features(views, x, embedding), labels, n_classes, seed=seed))
 
 
 def classify(
-    log_genes: csr_matrix, encoder_features: np.ndarray | None, labels: np.ndarray, n_classes: int, seed: int
+    log_genes: csr_matrix,
+    encoder_features: np.ndarray | None,
+    labels: np.ndarray,
+    n_classes: int,
+    seed: int,
+    *,
+    own: bool = False,
 ) -> np.ndarray:
     """Probabilities (N, L) of every cell, labelled or not; arguments and errors are those of `fit`."""
-    return fit(log_genes, encoder_features, labels, n_classes, seed).predict(log_genes, encoder_features)
+    fitted = fit(log_genes, encoder_features, labels, n_classes, seed, own=own)
+    return fitted.predict(log_genes, encoder_features)

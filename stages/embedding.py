@@ -7,6 +7,7 @@ independent the share is zero whatever the clusters look like.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_matrix, diags
@@ -15,17 +16,35 @@ from sklearn.neighbors import NearestNeighbors
 
 from stages import directions, reduce
 
-DIMENSIONS = 15  # kNN from 5 labels .883 with 10 or 15, .877 with 20, .868 with 30
+DIMENSIONS = (
+    15  # of a dataset's own map that tell its types: kNN from 5 labels .883 with 10 or 15, .877 with 20, .868 with 30
+)
+# Of the whole, for graphs of neighbours: random directions of all weighted genes, at this deviation where cells of a
+# cluster have 1 in the others. Cells of much noise then lie further off and few lie between, so Leiden cuts less.
+FAINT, AMPLITUDE = 35, 0.5
 NEIGHBOURS = 10  # cells whose mean must agree with a cell, for a gene to carry signal
 POINTS = 20  # principal components in which neighbours are found
 FLOOR = 0.005  # signal share that every gene is granted
 LEAST_VARIANCE = 0.03  # added to a gene's variance: one that hardly varies is not blown up
-CLUSTERS = (6, 12, 25)  # k-means partitions, at most one cluster for CELLS_EACH cells
+SPLITS = 4  # of the genes in halves that shares are the mean of; fewer where cells are many and noise is small
+CLUSTERS = (12, 25, 50)  # k-means partitions, at most one cluster for CELLS_EACH cells
 CELLS_EACH = 8
 SHRINKAGE, SHRINKAGE_CELLS = 0.1, 50  # of the covariance within clusters towards a round one: .1 + 50 / N, at most 1
 DEVIATIONS = 4.0  # a share this many standard deviations above 0 is no chance
 CONFIRMED = 0.01  # share of genes that must be so; 25 real sets have .04 to .87, permuted ones at most .002
 BLOCK = 1024  # cells whose neighbours' means are made at a time
+SAMPLE = 6_000  # cells: a map is made of at most so many
+LEAST_CELLS = 3  # that have a gene; one of two cells is noise
+PRIOR_CELLS, PRIOR_CELLS_SHALLOW = 100, 300  # cells of a dataset that the signal shares of a corpus are worth
+SHALLOW = 500  # genes seen in the median cell; of shallower cells the corpus knows more
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Signal shares of genes (G,) that are known from elsewhere, NaN for a gene without, and how many cells' worth."""
+
+    shares: np.ndarray
+    cells: float
 
 
 def fit(
@@ -34,17 +53,17 @@ def fit(
     shares: Sequence[np.ndarray] | None = None,
     *,
     dimensions: int = DIMENSIONS,
-    prior: np.ndarray | None = None,
-    prior_cells: float = 0.0,
+    faint: int = 0,
+    prior: Prior | None = None,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The map of log-normalised cells to their embedding: weight (H, G) and bias (H,), float32; H may be less.
 
     `datasets` (N, G) csr, log1p of 10,000 counts, one matrix a dataset; `measured` (G,) bool, the genes each has;
-    `shares` (G,) of each, else measured here. `prior` (G,) are signal shares known from elsewhere, worth
-    `prior_cells` cells, NaN for a gene without.
+    `shares` (G,) of each, else measured here. `prior`: shares known from elsewhere.
     Genes times root of (share + .005) / (variance + .03); leading directions of all datasets, each as much as any
-    other; whitened by the covariance within clusters. Plain principal components where no gene confirms another.
+    other; whitened by the covariance within clusters; `faint` random directions beside them. Plain principal
+    components where no gene confirms another.
     """
     genes = datasets[0].shape[1]
     measured = [np.ones(genes, bool)] * len(datasets) if measured is None else measured
@@ -56,9 +75,9 @@ def fit(
     weights = np.ones(genes)
     if found:
         share = average(shares, measured, np.sqrt(cells))
-        if prior is not None and prior_cells:
-            prior = np.where(np.isnan(prior), share, prior)
-            share = (cells.sum() * share + prior_cells * prior) / (cells.sum() + prior_cells)
+        if prior is not None:
+            known = np.where(np.isnan(prior.shares), share, prior.shares)
+            share = (cells.sum() * share + prior.cells * known) / (cells.sum() + prior.cells)
         weights = np.sqrt((np.clip(share, 0, 1) + FLOOR) / (average(variances, measured, once) + LEAST_VARIANCE))
     weighted = [(x @ diags(weights.astype(np.float32))).tocsr() for x in datasets]
     axes = directions.leading(np.vstack([principal(x, dimensions, seed) for x in weighted]), dimensions)  # (H, G)
@@ -68,13 +87,49 @@ def fit(
         inside = [within(x @ axes.T, seed=seed) for x in weighted]
         traces = [max(np.trace(one), 1e-12) for one in inside]  # each dataset as much as any other, at a common scale
         inside = np.mean(traces) * np.mean([one / t for one, t in zip(inside, traces, strict=True)], axis=0)
-        axes = whitening(inside, min(1.0, SHRINKAGE + SHRINKAGE_CELLS / cells.sum())) @ axes
+        white = whitening(inside, min(1.0, SHRINKAGE + SHRINKAGE_CELLS / cells.sum()))
+        axes = np.vstack([white @ axes, beside(axes, weighted, faint, seed)])
     weight = (axes * weights).astype(np.float32)
     return weight, (-weight @ average(means, measured, once)).astype(np.float32)
 
 
+def own(x: csr_matrix, *, prior: np.ndarray | None = None, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """`fit` of one dataset's cells `x` (N, G) without the genes that hardly a cell has: weight (H, G), bias (H,).
+
+    Of more than 6,000 cells some are drawn. `prior` (G,) are the signal shares of a corpus, NaN where it has none;
+    they count for more where cells are shallow.
+    """
+    x = some(x, seed)
+    cells_with = np.bincount(x.indices[x.data > 0], minlength=x.shape[1])
+    seen = np.flatnonzero(cells_with >= LEAST_CELLS)
+    seen = seen if len(seen) > 1 else np.arange(x.shape[1])
+    depth = np.median(np.diff(x.indptr)) if x.shape[0] else 0
+    worth = PRIOR_CELLS if depth >= SHALLOW else PRIOR_CELLS_SHALLOW
+    known = None if prior is None else Prior(prior[seen], worth)
+    found, bias = fit([x[:, seen].tocsr()], faint=FAINT, prior=known, seed=seed)
+    weight = np.zeros((len(found), x.shape[1]), np.float32)
+    weight[:, seen] = found
+    return weight, bias
+
+
+def some(x: csr_matrix, seed: int) -> csr_matrix:
+    """At most 6,000 of the cells `x` (N, G), in their order."""
+    if x.shape[0] <= SAMPLE:
+        return x
+    return x[np.sort(np.random.default_rng(seed).choice(x.shape[0], SAMPLE, replace=False))]
+
+
 def signal_shares(x: csr_matrix, *, seed: int = 0) -> np.ndarray:
     """Share of each gene's variance that a cell's neighbours confirm, (G,), for log1p cells `x` (N, G); noise: about 0.
+
+    The mean over some splits of the genes in halves: four up to 1,500 cells, one from 6,000 on.
+    """
+    splits = max(1, min(SPLITS, SAMPLE // max(1, x.shape[0])))
+    return np.mean([shares_of_split(x, seed + split) for split in range(splits)], axis=0)
+
+
+def shares_of_split(x: csr_matrix, seed: int) -> np.ndarray:
+    """`signal_shares` (G,) by one split of the genes in halves.
 
     Neighbours are found in principal components of one half of the genes, and the shares of the other half are the
     covariance of a gene with its mean over these neighbours, over its variance. Both ways, so every gene has one.
@@ -119,6 +174,17 @@ def principal(x: csr_matrix, dimensions: int, seed: int) -> np.ndarray:
     axes, centre = reduce.components(x, dimensions, seed=seed)
     variance = reduce.project(x, axes, centre).var(axis=0, dtype=np.float64)
     return axes * np.sqrt(variance / (variance.sum() + 1e-12))[:, None]
+
+
+def beside(axes: np.ndarray, datasets: Sequence[csr_matrix], count: int, seed: int) -> np.ndarray:
+    """Random directions (count, G) at a right angle to unit `axes` (H, G), in which cells (N, G) have AMPLITUDE.
+
+    Random ones hardly know the cells, so those that a map was made of and others lie alike in them.
+    """
+    drawn = np.random.default_rng(seed).standard_normal((count, axes.shape[1])).astype(np.float32)
+    drawn -= (drawn @ axes.T) @ axes
+    spread = np.mean([np.sqrt((x @ drawn.T).var(axis=0).mean()) for x in datasets]) if count else 1.0
+    return drawn * (AMPLITUDE / max(spread, 1e-12))
 
 
 def within(points: np.ndarray, *, seed: int = 0) -> np.ndarray:

@@ -10,6 +10,9 @@ from scipy.sparse import csr_matrix, diags
 from scipy.sparse.linalg import ArpackError
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
+
+from voice import on_terminal
 
 PLAIN = (15, 50, 200)  # components of all genes; 200 as published
 VARIABLE, PCS_OF_VARIABLE, BINS = 2000, 50, 20
@@ -34,7 +37,8 @@ def components(x: csr_matrix, dimensions: int, *, seed: int = 0) -> tuple[np.nda
     if x.shape[0] > TO_THE_LAST_DIGIT and x.shape[1] > BLOCKS * dimensions:
         return _by_blocks(x, dimensions, seed)
     try:
-        pca = PCA(dimensions, svd_solver="arpack", random_state=seed).fit(x)
+        with threadpool_limits(1, user_api="blas"):  # its last digits, and with them a classifier, depend on threads
+            pca = PCA(dimensions, svd_solver="arpack", random_state=seed).fit(x)
     except (ArpackError, ValueError):  # one cell, or cells that are all equal: no direction is better than another
         return np.eye(dimensions, x.shape[1], dtype=np.float32), np.asarray(x.mean(axis=0), dtype=np.float32).ravel()
     return pca.components_.astype(np.float32), pca.mean_.astype(np.float32)
@@ -143,9 +147,10 @@ def umap(points: np.ndarray, seed: int) -> np.ndarray:
     if k < len(points) <= EXACT:
         near = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(points).kneighbors(points)
         exact = {"precomputed_knn": (near[1].astype(np.int32), near[0].astype(np.float32))}
+    rounds = {"desc": "drawing the map", "disable": not on_terminal(), "leave": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a seed means one thread; a graph in pieces is laid out all the same
-        fitted = UMAP(n_neighbors=k, init=start, random_state=seed, n_jobs=1, **exact)
+        fitted = UMAP(n_neighbors=k, init=start, random_state=seed, n_jobs=1, tqdm_kwds=rounds, **exact)
         return fitted.fit_transform(points)
 
 

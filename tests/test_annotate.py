@@ -132,7 +132,7 @@ def test_half_of_a_dataset_labels_the_other_without_alarm(files, capsys):
     line = ["--query", files / "one.h5ad", "--reference", files / "two.h5ad", "--label_key", "cell_type", "--out", out]
     assert annotate.main([*map(str, line), "--unknown", "--no-umap"]) == 0
     assert (ad.read_h5ad(out).obs["scpretrain_cell_type"] == "Unknown").mean() < 0.12
-    assert "about 5% are expected" in out.with_suffix(".html").read_text()
+    assert "about 5 % are expected" in out.with_suffix(".html").read_text()
     assert run(*line) == 0
     assert "world" not in capsys.readouterr().out
 
@@ -420,7 +420,9 @@ def test_tables_that_cannot_be_used_are_one_clear_line(files, capsys, flag, text
     [
         (["--explore", "--unknown"], "leave --unknown out"),
         (["--explore", "--probabilities"], "leave --probabilities out"),
-        (["--explore", "-3"], "--explore: must not be negative"),
+        (["--explore", "-3"], "--explore: must be at least 1"),
+        (["--explore", "0"], "--explore: must be at least 1"),
+        (["--explore", "--embed_only"], "leave one of them out"),
         (["--explore", "--reference", "atlas.h5ad"], "leave --reference out"),
     ],
 )
@@ -429,6 +431,50 @@ def test_explore_refuses_what_needs_labels(files, capsys, words, said):
     with pytest.raises(SystemExit) as end:
         run("--query", files / "few.h5ad", "--out", files / "out.h5ad", *words)
     assert end.value.code == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ["--explore", "--embed_only"])
+def test_a_column_that_is_not_there_is_refused_also_where_no_label_is_learnt_from(files, capsys, mode):
+    line = ["--query", files / "few.h5ad", "--out", files / "out.h5ad", mode, "--label_key"]
+    assert run(*line, "nothere") == 2
+    assert "no column 'nothere'" in capsys.readouterr().err and not (files / "out.h5ad").exists()
+    assert run(*line, "cell_type") == 0
+
+
+def test_markers_that_are_not_measured_are_told_before_anything_is_learnt(files, capsys):
+    (files / "markers.csv").write_text("type,gene\nT,NOSUCH1\nB,NOSUCH2\n")
+    line = ["--query", files / "few.h5ad", "--out", files / "out.h5ad", "--markers", files / "markers.csv"]
+    for words in ([], ["--explore"]):
+        assert run(*line, *words) == 2
+        said = capsys.readouterr()
+        assert "none of its 2 genes" in said.err and "pre-training" not in said.out
+
+
+def test_files_of_an_earlier_run_beside_the_output_are_pointed_out(files, capsys):
+    line = ["--query", files / "few.h5ad", "--label_key", "cell_type", "--out", files / "out.h5ad"]
+    assert run(*line, "--suggest", 2) == 0
+    assert "earlier run" not in capsys.readouterr().out
+    assert run(*line) == 0
+    assert "warning: out.suggest.csv beside it: of an earlier run" in capsys.readouterr().out
+
+
+def test_the_screen_shows_forty_groups_at_most_and_counts_the_rest(files, capsys, monkeypatch):
+    monkeypatch.setattr("annotation.page.GROUPS_SAID", 2)
+    explored(files)
+    said = capsys.readouterr().out
+    assert "group 2: " in said and "group 3: " not in said and "and 4 smaller groups" in said
+
+
+def test_beside_explore_each_suggested_cell_is_told_with_its_group(files):
+    table = explored(files, "--suggest", 5)
+    suggested = pd.read_csv(files / "explored.suggest.csv", index_col="cell")
+    assert list(suggested["group"]) == list(table["group"][suggested.index]) and suggested["alike"].is_unique
+
+
+def test_a_folder_of_orthologs_that_is_not_there_is_refused(files, capsys):
+    line = ["--query", files / "few.h5ad", "--out", files / "out.h5ad", "--embed_only", "--data_dir", files / "nodir"]
+    assert run(*line) == 2
+    assert "nodir is not a folder" in capsys.readouterr().err
 
 
 def test_all_probabilities_are_written_on_request(files):
@@ -694,9 +740,9 @@ def test_the_function_writes_the_page_too(files):
     "wish, words",
     [
         ({"unknown": 1.5}, "share of cells"),
-        ({"suggest": -1}, "--suggest must not be negative"),
-        ({"embed_only": True, "reference": [1]}, "leave --reference out"),
-        ({"labels": pd.Series({"cell0": "B cell"}), "reference": [1]}, "leave --reference out"),
+        ({"suggest": -1}, "^`suggest` must not be negative"),
+        ({"embed_only": True, "reference": [1]}, "leave `reference` out"),
+        ({"labels": pd.Series({"cell0": "B cell"}), "reference": [1]}, "leave `reference` out"),
     ],
 )
 def test_the_function_refuses_what_the_command_refuses(wish, words):
@@ -714,6 +760,19 @@ def test_the_function_explores_and_takes_labels_from_a_table_or_a_dict(files):
     labels = found.obs["truth"].groupby(found.obs["truth"], observed=True).head(4)
     named = annotate.annotate(cells, labels=labels, umap=False, verbose=False)
     assert same(named) > 0.97 and named.obs["scpretrain_known"].sum() == 12
+    kinds = found.obs.groupby("scpretrain_group", observed=True)["truth"].agg(lambda truth: truth.mode()[0])
+    named = annotate.annotate(found, labels={int(group): kind for group, kind in kinds.items()}, verbose=False)
+    assert same(named) == 1
+
+
+def test_the_function_names_a_missing_file_and_asks_for_no_orthologs_of_one_species(tmp_path, capsys):
+    for what in ("labels", "markers"):
+        with pytest.raises(
+            FileNotFoundError, match=f"nothere.csv, a table of {what.replace('markers', 'marker genes')}"
+        ):
+            annotate.annotate(few(world()), **{what: tmp_path / "nothere.csv"})
+    annotate.annotate(few(world()), embed_only=True, umap=False, data_dir=tmp_path)
+    assert "ortholog" not in capsys.readouterr().out
 
 
 # -- gene names, by property ----------------------------------------------------------------

@@ -47,6 +47,15 @@ def test_every_labelled_dataset_is_clustered_in_both_arms_and_one_is_drawn(comma
     assert "won/tied/lost" in out and "Human_D" not in out
 
 
+def test_with_a_corpus_of_signal_shares_the_frozen_encoder_is_an_arm_of_its_own(command, run, tmp_path):
+    assert run("--is_pretrain", "--kmeans", "--recipe", "scpretrain2") == 0
+    assert command("--umap", "none", "--datasets", "Mouse_A") == 0
+    table = utils.read_results(tmp_path / "clus.csv", utils.CLUSTER_COLUMNS)
+    mean = table.groupby("arm").ari.mean()
+    assert len(mean) == 7 and {*utils.ARMS, utils.FROZEN} <= set(mean.index)
+    assert mean[utils.ARMS[1]] == mean.drop([*utils.ARMS, utils.FROZEN]).max()
+
+
 def test_finished_runs_are_kept_and_the_picture_can_be_left_out(command, tmp_path, capsys):
     assert command("--umap", "none", "--datasets", "Mouse_A") == 0
     before = (tmp_path / "clus.csv").read_bytes()

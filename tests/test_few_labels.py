@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks import baselines, few_labels, splits, table
 from reading import catalogue
 
-METHODS = "LR;linear SVM;random forest;LR on 50 PCs;no pre-training;scpretrain2;random encoder;network, fine-tuned"
+METHODS = "LR;linear SVM;random forest;LR on 50 PCs;no pre-training;scpretrain2;frozen encoder;network, fine-tuned"
 
 
 @pytest.fixture
@@ -90,6 +90,22 @@ def test_with_all_labels_five_seeds_test_every_cell_once():
     tested = [np.setdiff1d(np.arange(len(y)), splits.split(y, "all", seed)) for seed in range(20, 25)]
     assert np.array_equal(np.sort(np.concatenate(tested)), np.arange(len(y)))
     assert all(abs(np.bincount(y[rows]) - [20, 6, 2.4]).max() < 1 for rows in tested)
+
+
+def test_a_small_budget_has_so_many_cells_of_types_with_cells_to_test():
+    y = np.repeat([0, 1, 2], [150, 100, 12])
+    counts = csr_matrix(np.random.default_rng(0).poisson(20, (262, 5)).astype(np.float32))
+    dataset = splits.Dataset("A", counts, counts, list("abcde"), y, 3)
+    small = splits.smaller(dataset, "3@120", 0)
+    assert 100 < len(small.y) <= 120 and np.bincount(small.y).min() >= 6 and small.x.shape == (len(small.y), 5)
+    assert np.bincount(small.y[splits.split(small.y, "3@120", 0)]).tolist() == [3] * small.types
+    assert np.array_equal(small.y, splits.smaller(dataset, "3@120", 0).y)
+    assert splits.smaller(dataset, "5@800", 0) is None  # under half as many cells
+    shallow = splits.smaller(dataset, "5@250 shallow", 0)
+    assert 0.05 < shallow.counts.sum() / counts.sum() < 0.15
+    assert np.allclose(np.expm1(shallow.x.toarray()).sum(axis=1), 1e4, rtol=1e-3)
+    dataset.counts = counts / 3
+    assert splits.smaller(dataset, "5@250 shallow", 0) is None  # no counts, no thinning
 
 
 def test_splits_are_stored_and_read_back(tmp_path):

@@ -37,14 +37,23 @@ def panels_of(folder):
     return {panel.name: panel for panel in fig.collect(folder / "result.out", str)[0]}
 
 
-def test_every_panel_and_the_page_are_files_and_what_is_missing_is_named(results, capsys):
+def test_every_panel_and_the_page_are_files_and_what_is_missing_is_named(results, capsys, monkeypatch):
+    monkeypatch.chdir(results)  # where no dataset is
     assert draw(results, "--format", "png") == 0
     drawn = {path.name for path in (results / "figs").iterdir()}
     of_main = {f"nn_{metric}.png" for metric in ("accuracy", "kappa", "macro_f1", "auprc", "auroc")}
-    others = {"svm_auprc.png", "svm_auroc.png", "clus_ari.png", "clus_silhouette.png", "summary.png"}
+    others = {
+        "svm_auprc.png",
+        "svm_auroc.png",
+        "clus_ari.png",
+        "clus_silhouette.png",
+        "leiden_1.png",
+        "leiden_best.png",
+        "summary.png",
+    }
     assert drawn == of_main | others
     out = capsys.readouterr().out
-    line = f"python rf_svm_lr.py --clf rf --save_result {results / 'result.out'}"
+    line = f"python rf_svm_lr.py --clf rf --data_dir DIR --save_result {results / 'result.out'}"
     assert f"no results of random forest yet; make them with: {line}" in out
     assert "no results of linear SVM" not in out and "no results of main.py's classifier" not in out
 
@@ -93,7 +102,7 @@ def test_the_page_holds_every_panel_with_the_data_of_the_tables(results):
     panels = panels_of(results)
     page = fig.summary(list(panels.values()))
     drawn = [axis for axis in page.axes if axis.axison]
-    assert len(drawn) == len(panels) == 9
+    assert len(drawn) == len(panels) == 11
     titles = [axis.get_title().replace("\n", " ") for axis in drawn]
     for panel in panels.values():
         axis = drawn[titles.index(panel.title)]
@@ -103,11 +112,11 @@ def test_the_page_holds_every_panel_with_the_data_of_the_tables(results):
 
 
 def test_without_any_results_every_command_is_named(tmp_path, capsys):
-    assert draw(tmp_path) == 2
+    assert draw(tmp_path, "--data_dir", tmp_path) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: there are no results") and "Traceback" not in error
     for words in ("main.py --kmeans", "rf_svm_lr.py --clf svm", "clus.py"):
-        assert f"python {words} --save_result {tmp_path / 'result.out'}" in error
+        assert f"python {words} --data_dir {tmp_path} --save_result {tmp_path / 'result.out'}" in error
     assert not (tmp_path / "figs").exists()
 
 

@@ -54,6 +54,13 @@ def test_what_a_user_can_mend_is_a_line_and_exit_2_and_the_traceback_comes_on_re
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_a_wrong_flag_is_one_line_with_the_reason_first(capsys):
+    with pytest.raises(SystemExit):
+        flags.run(lambda args: None, flags.build_parser(""), ["--seed", "x"])
+    error = capsys.readouterr().err
+    assert error.startswith("error: argument --seed") and error.count("\n") == 1 and "--help" in error
+
+
 def test_a_bug_of_ours_is_not_hidden():
     with pytest.raises(KeyError):
         flags.run(lambda args: {}["x"], flags.build_parser(""), [])

@@ -652,6 +652,8 @@ def test_the_second_recipe_runs_from_pre_training_to_the_table(run, tmp_path, ca
     assert first.recipe == "scpretrain2" and first.phase == 1 and len(first.datasets) == 4 and len(first.history) == 3
     assert run(*SECOND, "--pretrain_output") == 0
     second = utils.load_checkpoint(tmp_path / "model.out")
+    assert first.shares.shape == (12,) and torch.isfinite(first.shares).all() and first.shares.max() > 0.1
+    assert torch.equal(first.shares, second.shares)  # the cells are the same
     assert second.recipe == "scpretrain2" and second.phase == 2 and len(second.history) == 3 + 3
     assert not same(first.encoder.state_dict(), second.encoder.state_dict())
     assert (second.encoder.linear.bias == 0).all()
@@ -749,7 +751,9 @@ def test_proposed_commands_keep_the_flags_of_the_run(run, tmp_path, capsys):
     flags = f"--data_dir {tmp_path / 'data'} --datasets Mouse_A,Mouse_B --pretrained_model {tmp_path / 'model.out'}"
     assert f"next: python main.py --kmeans {flags}" in said and "next, phase 2: python main.py --is_pretrain" in said
     assert run("--batch_num", 3) == 0
-    assert "no effect with testing (without --is_pretrain): --avg_cluster_num, --batch_num" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no effect with testing (without --is_pretrain): --avg_cluster_num, --batch_num" in said
+    assert f"next: python clus.py --data_dir {tmp_path / 'data'}" in said and "next: python fig.py" in said
 
 
 def test_values_that_cannot_be_normalised_are_a_line_with_the_dataset(run, corpus, capsys):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from benchmarks import few_labels, others
+from benchmarks import few_labels, others, splits
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def test_genes_are_selected_where_there_are_enough(package):
 
 
 def test_scanvi_takes_counts_only():
-    assert others.are_counts(csr_matrix([[0.0, 3.0], [1.0, 0.0]]))
-    assert not others.are_counts(csr_matrix([[0.0, 0.7]])) and not others.are_counts(csr_matrix([[-1.0, 2.0]]))
+    assert splits.are_counts(csr_matrix([[0.0, 3.0], [1.0, 0.0]]))
+    assert not splits.are_counts(csr_matrix([[0.0, 0.7]])) and not splits.are_counts(csr_matrix([[-1.0, 2.0]]))
 
 
 def test_what_is_not_installed_is_refused_by_name(monkeypatch, tmp_path, capsys):

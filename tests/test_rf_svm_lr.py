@@ -177,9 +177,9 @@ def test_both_arms_get_the_same_cells_on_the_split_of_main(command, corpus, monk
 def test_depth_is_taken_out_of_the_counts_of_both_arms(command, corpus, tmp_path, monkeypatch):
     seen = {}
 
-    def watched(dataset, embedding, parts, seed):
+    def watched(dataset, checkpoint, parts, seed):
         seen[len(seen)] = dataset.counts
-        return arms(dataset, embedding, parts, seed)
+        return arms(dataset, checkpoint, parts, seed)
 
     arms = rf_svm_lr.arms_of_split
     monkeypatch.setattr(rf_svm_lr, "arms_of_split", watched)
@@ -196,6 +196,15 @@ def test_the_arm_without_pre_training_is_the_best_of_its_baselines(command, tmp_
         plain = f1.drop(list(utils.ARMS))
         assert set(plain.index) == {"15 PCs", "50 PCs", "200 PCs", "50 PCs of 2,000 variable genes"}
         assert f1[utils.ARMS[1]] == plain.max()
+
+
+def test_with_a_corpus_of_signal_shares_the_embedding_is_the_map_of_the_training_cells(command, run, tmp_path):
+    assert run("--is_pretrain", "--kmeans", "--recipe", "scpretrain2") == 0
+    assert command("--clf", "lr", "--datasets", "Mouse_A") == 0
+    table = utils.read_results(tmp_path / "lr.csv").set_index("arm")
+    assert set(table.index) >= {*utils.ARMS, utils.FROZEN} and len(table) == 7
+    assert table.run[utils.FROZEN] == table.run[utils.ARMS[0]] != table.run[utils.ARMS[1]]
+    assert table.macro_f1[utils.ARMS[0]] > 0.5
 
 
 def test_without_a_checkpoint_the_command_that_makes_it_is_named(corpus, tmp_path, capsys):

@@ -51,6 +51,23 @@ def test_a_checkpoint_comes_back_as_it_was(checkpoint, tmp_path):
     assert back.identity() == checkpoint.identity()
 
 
+def test_signal_shares_come_back_and_are_a_prior_for_genes_by_name(checkpoint, tmp_path):
+    without = checkpoint.identity()
+    assert checkpoint.prior(SHARED) is None
+    checkpoint.shares = torch.linspace(0, 1, 12)
+    save_checkpoint(tmp_path / "model.out", checkpoint)
+    back = load_checkpoint(tmp_path / "model.out")
+    assert torch.equal(back.shares, checkpoint.shares)
+    assert back.identity() == checkpoint.identity() != without
+    assert np.array_equal(back.prior([SHARED[11], "NO SUCH", SHARED[0]]), [1.0, np.nan, 0.0], equal_nan=True)
+
+
+def test_a_checkpoint_without_signal_shares_is_the_file_that_it_was(checkpoint, tmp_path):
+    save_checkpoint(tmp_path / "model.out", checkpoint)
+    assert "shares" not in torch.load(tmp_path / "model.out", weights_only=True)
+    assert load_checkpoint(tmp_path / "model.out").shares is None
+
+
 def test_a_checkpoint_opens_with_weights_only_and_holds_no_device(checkpoint, tmp_path):
     save_checkpoint(tmp_path / "model.out", checkpoint)
     content = torch.load(tmp_path / "model.out", weights_only=True)
@@ -109,6 +126,7 @@ def test_a_damaged_checkpoint_is_a_sentence(checkpoint, tmp_path, kind):
         ({"version": 99}, "checkpoint version 99.*update scPretrain"),
         ({"format": "something else"}, "not a checkpoint of scPretrain"),
         ({"weights": {}}, "lacks parts of a checkpoint"),
+        ({"shares": torch.zeros(12)}, "checksum"),
         ({"weights": {"linear.weight": torch.zeros(8, 12)}}, "lacks parts of a checkpoint"),
     ],
 )

@@ -1,6 +1,6 @@
 """One self-contained HTML page about an annotation.
 
-The page holds everything it needs (plotly.js, data, styles), opens offline and is forbidden by its own content
+The page holds everything it needs (scripts, data, styles), opens offline and is forbidden by its own content
 security policy to ask any other machine for anything. Nothing is computed from the cells here: the caller hands over
 plain arrays and tables.
 """

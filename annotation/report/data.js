@@ -9,16 +9,9 @@
   const type = codes(data.type), second = codes(data.second), known = codes(data.known);
   const groups = data.groups, group = groups ? codes(groups.group) : null;
   const n = data.cells.length, picked = new Set();
-  const font = {family: "system-ui, -apple-system, 'Segoe UI', Roboto, Arial, sans-serif", size: 12,
-    color: "#1c2430"};
-  // the buttons are named one by one: plotly's own choice may hold one that sends the data to its makers
-  const config = {responsive: true, displaylogo: false, displayModeBar: "hover", topojsonURL: "",
-    plotlyServerURL: "", showSendToCloud: false,
-    modeBarButtons: [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]]};
-  window.scpretrain = {ready: false, points: {}};
+  const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Arial, sans-serif";
+  window.scpretrain = {ready: false, points: {}, labels: {}};  // what is drawn, for those who test the page
 
-  // plotly reads tags and entities in texts; a name is neither
-  const plain = text => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const brief = (text, most = 22) => text.length > most ? text.slice(0, most - 1) + "…" : text;
   const count = (k, word) => k.toLocaleString("en") + " " + word + (k === 1 ? "" : "s");
 
@@ -34,8 +27,8 @@
     const part = (text, c) => parseInt(text.slice(1 + 2 * c, 3 + 2 * c), 16);
     return Array.from({length: levels}, (_, k) => {
       const at = k / (levels - 1) * (stops.length - 1), low = Math.min(Math.floor(at), stops.length - 2);
-      return "rgb(" + [0, 1, 2].map(c => Math.round(part(stops[low], c) * (low + 1 - at) +
-        part(stops[low + 1], c) * (at - low))).join() + ")";
+      return "#" + [0, 1, 2].map(c => Math.round(part(stops[low], c) * (low + 1 - at) +
+        part(stops[low + 1], c) * (at - low)).toString(16).padStart(2, "0")).join("");
     });
   }
 
@@ -43,13 +36,15 @@
   const quoted = text => /[",\r\n]|^[#\s]|\s$/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
   function download(name, content, kind) {
     const link = element("a");
-    link.href = URL.createObjectURL(new Blob([content], {type: kind}));
+    link.href = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], {type: kind}));
     link.download = name;
     document.body.append(link);
     link.click();
     link.remove();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
+  document.querySelectorAll("[data-save]").forEach(button => button.addEventListener("click", () =>
+    download(file + "_table.csv", table(), "text/csv")));
   const file = brief(data.title.replace(/[^\w.-]+/g, "_"), 60) || "scpretrain";
 
   function table() {

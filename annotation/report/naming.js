@@ -66,6 +66,18 @@
       (open ? " " + count(open, "proposal") + " to be confirmed." : "");
     get("confirm-all").hidden = open === 0;
     get("save").disabled = named === 0;
+    redraw();  // the names stand on the map
+  }
+
+  // names to choose from: those given here, then those the page came with
+  const before = groups ? [...get("used-names").options].map(option => option.value) : [];
+  function offer(here) {
+    const given = chosen.map((_, k) => k === here ? "" : name_of(k)).filter(Boolean);
+    get("used-names").replaceChildren(...[...new Set([...given, ...before])].map(name => {
+      const option = element("option");
+      option.value = name;
+      return option;
+    }));
   }
 
   function change(k, values) {
@@ -111,6 +123,10 @@
     let record = [], field = "", inside = false;
     for (let k = 0; k < text.length; k++) {
       const c = text[k];
+      if (c === "#" && !inside && !record.length && !field && /^$|[\r\n]/.test(text[k - 1] || "")) {
+        while (k + 1 < text.length && !/[\r\n]/.test(text[k + 1])) k++;  // a comment among the rows
+        continue;
+      }
       if (inside) {
         if (c !== '"') field += c;
         else if (text[k + 1] === '"') { field += c; k++; } else inside = false;
@@ -141,7 +157,7 @@
     records.forEach(record => {
       const k = place.get(record[key]), name = (record[value] || "").trim();
       if (k === undefined || k === NONE) { strange++; return; }
-      if (!name) return;
+      if (/^(nan|na|unassigned)?$/i.test(name)) return;  // the second run takes these for no name too
       if (!votes.has(k)) votes.set(k, new Map());
       votes.get(k).set(name, (votes.get(k).get(name) || 0) + 1);
     });
@@ -169,14 +185,12 @@
     rows[k].classList.add("here");
     setTimeout(() => rows[k].classList.remove("here"), 1500);
   }
-  let soon = 0;
   function light(k) {
     if (k === lit) return;
     lit = k;
     window.scpretrain.lit = k < 0 ? null : groups.numbers[k];
     rows.forEach((row, at) => row.classList.toggle("lit", at === k));
-    clearTimeout(soon);
-    soon = setTimeout(() => redraw(panels.filter(panel => panel.code === group)), 70);
+    redraw();
   }
   const held = () => rows.indexOf(document.activeElement ? document.activeElement.closest("li.group") : null);
 
@@ -185,7 +199,7 @@
     rows.forEach((row, k) => {
       row.addEventListener("mouseenter", () => light(k));
       row.addEventListener("mouseleave", () => light(held()));
-      row.addEventListener("focusin", () => light(k));
+      row.addEventListener("focusin", () => { light(k); offer(k); });
       row.addEventListener("focusout", () => setTimeout(() => light(held()), 0));
       part(k, "called").addEventListener("input", event => change(k, {name: event.target.value, sure: true}));
       part(k, "called").addEventListener("keydown", event => {

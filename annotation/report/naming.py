@@ -8,11 +8,16 @@ from collections.abc import Mapping, Sequence
 from annotation.report.annotation import Annotation
 from annotation.report.words import percent, plural, text
 
+POINTING = (
+    "Ringed cells are those to look at first. Point at a row to light its cells, click a cell to jump to its row."
+)
 
-def naming(a: Annotation, fill, tools: str = "") -> str:
+
+def naming(a: Annotation, fill, tools: str = "", bars: str = "", downloads: str = "") -> str:
     """A map by group, and a row a group with what tells its type and a box for its name; "" without groups.
 
-    fill : sections.fill, which reads a file of the page; tools : HTML that stands above the map.
+    fill : sections.fill, which reads a file of the page; tools : HTML that stands above the map;
+    bars, downloads : beneath it.
     """
     if a.groups is None:
         return ""
@@ -22,7 +27,10 @@ def naming(a: Annotation, fill, tools: str = "") -> str:
     return fill(
         "naming.html",
         map="" if a.umap is None else fill("group.html", cells=plural(len(a.cells), "cell")),
+        pointing="" if a.umap is None else POINTING,
         tools=tools,
+        bars=bars,
+        downloads=downloads,
         rows=rows,
         names="".join(f'<option value="{text(name)}"></option>' for name in choices),
         save_as=text(a.save_as or "labels.csv"),
@@ -51,7 +59,7 @@ def _row(a: Annotation, k: int, row: Mapping, numbers: Sequence[str]) -> str:
     first = ", ".join(text(cell) for cell in row.get("suggested") or ())
     look = f"<details><summary>Cells to look at first</summary><p>{first}</p></details>" if first else ""
     others = "".join(f'<option value="{text(n)}">same as group {text(n)}</option>' for n in numbers if n != numbers[k])
-    dot = f'<i class="dot {a.shape(k, "")}" style="background:{a.colour(k, "")}" aria-hidden="true"></i>'
+    dot = f'<i class="dot {a.shape(k, "")}" style="background-color:{a.colour(k, "")}" aria-hidden="true"></i>'
     return (
         f'<li class="group" data-group="{number}" data-proposed="{text(proposed)}">'
         f'<h3>{dot}Group {number} <em>{plural(int(row["n"]), "cell")}</em> {mixed}<span class="state"></span></h3>'
@@ -66,6 +74,8 @@ def _row(a: Annotation, k: int, row: Mapping, numbers: Sequence[str]) -> str:
 
 def _genes(genes: Sequence[Mapping]) -> str:
     """A button a gene: it colours the maps by it."""
+    if not genes:
+        return '<span class="hint">No gene is its own.</span>'
     return " ".join(
         f'<button type="button" class="gene" data-gene="{text(gene["gene"])}" '
         f'title="Expressed by {percent(float(gene["inside"]))} of the group, {percent(float(gene["outside"]))} of all '

@@ -1,4 +1,4 @@
-"""The page as one file: page.html with page.css, page.js, plotly.js, the sections and the data filled in."""
+"""The page as one file: page.html with page.css, the scripts, the sections and the data filled in."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from plotly.offline import get_plotlyjs
 
-from annotation.report import figures
 from annotation.report import genes as expressed
 from annotation.report.annotation import Annotation, checked
 from annotation.report.sections import fill, sections, summary, warnings
@@ -22,8 +20,9 @@ SCALE = "#a63603 #d9700e #eba23e #b9b39a #7fa8c9 #2f78b5 #0b3c78".split()
 # of a gene, from none to its highest value: after inferno (Smith and van der Walt, 2015; CC0), on grey
 GENE_SCALE = "#d9dde3 #f6b27a #ee7b3c #d0444f #932667 #4a0c6b".split()
 NO_NAME = 0xFFFF  # the code of "no label" in the page's uint16 columns
-ROOM = 14_800_000  # characters of a page, all in all
-SCRIPTS = "data.js maps.js genes.js naming.js page.js".split()  # one script, in this order
+ROOM = 14_900_000  # bytes of a page, all in all
+# one script, in this order
+SCRIPTS = "data.js pens.js labels.js maps.js pictures.js pointer.js genes.js naming.js page.js".split()
 
 
 def write_report(path: str | Path, annotation: Annotation) -> None:
@@ -38,40 +37,36 @@ def write_report(path: str | Path, annotation: Annotation) -> None:
 
 
 def render(annotation: Annotation) -> str:
-    """The page as one string: 5 MB, nearly all of it plotly.js; 50,000 cells add 3 MB, genes what is left of 15 MB."""
+    """The page as one string: 0.1 MB; 50,000 cells add 3 MB, their genes what is left of 15 MB at most."""
     a = checked(annotation)
-    data = columns(a) | {"figures": {}}
-    if a.confusion is not None:
-        data["figures"]["confusion"] = figures.confusion(a.confusion, a.counts, a.unknown)
-    if a.dots is not None:
-        data["figures"]["dots"] = figures.dots(a.dots)
-    data["genes"] = None if a.genes is None else genes(a, data)
+    near = expressed.neighbourhoods(a.umap, *alike(a))
+    data = columns(a, near.order)
     present = sections(a)
-    return fill(
-        "page.html",
-        title=text(a.title),
-        css=fill("page.css"),
-        summary=summary(a),
-        links="".join(f'<a href="#{key}">{heading}</a>' for key, heading, _ in present),
-        warnings=warnings(a),
-        sections="".join(
+    parts = {
+        "title": text(a.title),
+        "css": fill("page.css"),
+        "summary": summary(a),
+        "links": "".join(f'<a href="#{key}">{heading}</a>' for key, heading, _ in present),
+        "warnings": warnings(a),
+        "sections": "".join(
             f'<section id="{key}" aria-labelledby="h-{key}"><h2 id="h-{key}">{heading}</h2>{body}</section>\n'
             for key, heading, body in present
         ),
-        data=as_json(data),
-        plotly=get_plotlyjs(),
-        script="".join(fill(name) for name in SCRIPTS),
-    )
+        "script": "".join(fill(name) for name in SCRIPTS),
+    }
+    data["genes"] = None
+    if a.genes is not None:
+        data["genes"] = {"runs": pack(near.sizes, "u1")}
+        used = sum(len(part.encode(errors="backslashreplace")) for part in (*parts.values(), as_json(data)))
+        data["genes"] |= genes(a, near, ROOM - used)
+    return fill("page.html", data=as_json(data), **parts)
 
 
-def drawn_order(a: Annotation) -> np.ndarray:
-    """(n,) rows as they are drawn: Unknown beneath, the rest in a chance order, so that no type covers another."""
-    order = np.random.default_rng(0).permutation(len(a.cells))
-    return order[np.argsort(a.cell_type[order] != a.unknown, kind="stable")]
+def columns(a: Annotation, order: np.ndarray) -> dict:
+    """What the map draws: numbers as base64 of little-endian arrays, names sent once and pointed at.
 
-
-def columns(a: Annotation) -> dict:
-    """What the map draws: numbers as base64 of little-endian arrays, names sent once and pointed at."""
+    order : (n,) rows, as the page is to hold them.
+    """
     names = list(a.counts)
     for column in (a.second_choice, a.known):
         if column is not None:
@@ -79,7 +74,6 @@ def columns(a: Annotation) -> dict:
     if len(names) >= NO_NAME:
         raise ValueError(f"{a.title}: {len(names):,} different labels are too many for a report")
     code = {name: k for k, name in enumerate(names)}
-    order = drawn_order(a)
 
     def coded(column: np.ndarray | None) -> str | None:
         return None if column is None else pack([code.get(v, NO_NAME) for v in column[order]], "<u2")
@@ -101,6 +95,7 @@ def columns(a: Annotation) -> dict:
         "y": None if a.umap is None else pack(a.umap[order, 1], "<f4"),
         "labels": [] if a.umap is None else places(a.umap, a.cell_type, list(a.counts), a.unknown),
         "groups": None if a.groups is None else grouped(a, order),
+        "unknown": list(a.counts).index(a.unknown) if a.unknown in a.counts else -1,
         "title": a.title,
     }
 
@@ -127,7 +122,7 @@ def grouped(a: Annotation, order: np.ndarray) -> dict:
     }
 
 
-def genes(a: Annotation, data: dict) -> dict:
+def genes(a: Annotation, near: expressed.Neighbourhoods, room: int) -> dict:
     """The genes of the gene box: those that tables name, then those that fewest cells express, while there is room.
 
     What most cells express takes most room and tells least.
@@ -138,20 +133,18 @@ def genes(a: Annotation, data: dict) -> dict:
     place = {name: -k for k, name in enumerate(dict.fromkeys(map(str, reversed(listed))))}
     cells = np.bincount(values.indices, minlength=len(names))  # (K,)
     first = sorted(range(len(names)), key=lambda k: (place.get(names[k], 1), cells[k]))
-    order = drawn_order(a)
-    order = order[np.argsort(alike(a)[order], kind="stable")]
-    used = len(get_plotlyjs()) + len(as_json(data)) + 500_000
-    found = expressed.packed(values[:, first], [names[k] for k in first], order, ROOM - used)
+    found = expressed.packed(values, {names[k]: k for k in first}, near, room, listed=len(place))
     return found | {"all": len(names)}
 
 
-def alike(a: Annotation) -> np.ndarray:
-    """(n,) codes that are the same for cells that express the same; page.js sorts by the same ones."""
-    if a.groups is not None:
-        place = {number: k for k, number in enumerate(a.groups["group"].tolist())}
-        return np.array([place.get(number, NO_NAME) for number in np.asarray(a.group).tolist()])
+def alike(a: Annotation) -> tuple[np.ndarray, int]:
+    """(n,) codes that are the same for cells that express the same: of groups, else types; and how many there are."""
+    if a.groups is not None and not a.called:
+        numbers = a.groups["group"].tolist()
+        place = {number: k for k, number in enumerate(numbers)}
+        return np.array([place.get(number, NO_NAME) for number in np.asarray(a.group).tolist()]), len(numbers)
     place = {name: k for k, name in enumerate(a.counts)}
-    return np.array([place[name] for name in a.cell_type])
+    return np.array([place[name] for name in a.cell_type]), len(place)
 
 
 def places(umap: np.ndarray, codes: np.ndarray, values: list, skip: object = None) -> list[list]:

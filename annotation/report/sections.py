@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from annotation.report import figures
 from annotation.report.annotation import NUMBERS, Annotation
 from annotation.report.figures import MOST_LABELS
 from annotation.report.naming import naming
@@ -100,7 +101,8 @@ def fill(name: str, **values: str) -> str:
 def _naming(a: Annotation) -> str:
     if a.called:  # the map by type has the gene box and the buttons
         return naming(a, fill)
-    return naming(a, fill, _gene_box(a) + _downloads(a)) + (_paragraphs([_sample(a), *a.notes]) if _grouped(a) else "")
+    page = naming(a, fill, _gene_box(a), _bars(a), _downloads(a))
+    return page + (_paragraphs([_sample(a), *a.notes]) if _grouped(a) else "")
 
 
 def _grouped(a: Annotation) -> bool:
@@ -119,21 +121,22 @@ def _map(a: Annotation) -> str:
         return ""
     by_gene, sample = _gene_box(a), _sample(a)
     if a.umap is None:
-        return by_gene + (_downloads(a) if a.called else "") + _paragraphs(a.notes)
+        return by_gene + _bars(a) + (_downloads(a) if a.called else "") + _paragraphs(a.notes)
     items = [
         f'<li><button type="button" data-type="{k}" aria-pressed="false">'
-        f'<i class="{a.shape(k, name)}" style="background:{a.colour(k, name)}" aria-hidden="true"></i><b>{k + 1}</b>'
-        f"<span>{shown(name)}</span><em>{count:,}</em></button></li>"
+        f'<i class="{a.shape(k, name)}" style="background-color:{a.colour(k, name)}" aria-hidden="true"></i>'
+        f"<b>{k + 1}</b><span>{shown(name)}</span><em>{count:,}</em></button></li>"
         for k, (name, count) in enumerate(a.counts.items())
     ]
     if not a.called:
         plain = fill("plain.html", cells=plural(len(a.cells), "cell"))
-        return by_gene + plain + _downloads(a) + _paragraphs([sample, *a.notes])
+        return by_gene + plain + _bars(a) + _downloads(a) + _paragraphs([sample, *a.notes])
     return fill(
         "map.html",
-        seen="cell, type, confidence, second choice" + ("" if a.known is None else " and existing label"),
+        seen="name, type, confidence, second choice" + ("" if a.known is None else " and existing label"),
         cells=plural(len(a.cells), "cell"),
         gene=by_gene,
+        bars=_bars(a),
         downloads=_downloads(a),
         legend="".join(items),
         notes=_paragraphs([sample, *a.notes]),
@@ -147,12 +150,17 @@ def _gene_box(a: Annotation) -> str:
     return fill("gene.html", example=f"e.g. {text(a.genes[0][0])}", what=what)
 
 
+def _bars(a: Annotation) -> str:
+    """Where the page shows a gene's values by type, beside or beneath the map."""
+    return (
+        ""
+        if a.genes is None
+        else '<div id="gene-bars" tabindex="0" role="region" aria-label="Gene by type" hidden></div>'
+    )
+
+
 def _downloads(a: Annotation) -> str:
-    maps = "" if a.umap is None else (
-        '<button type="button" data-save="png">Map as PNG</button>'
-        '<button type="button" data-save="svg">Map as SVG</button>'
-    )  # fmt: skip
-    return f'<div class="tools"><button type="button" data-save="csv">Table as CSV</button>{maps}</div>'
+    return '<div class="tools"><button type="button" data-save="csv">Table as CSV</button></div>'
 
 
 def _types(a: Annotation) -> str:
@@ -185,11 +193,8 @@ def _agreement(a: Annotation) -> str:
         said += " No name occurs on both sides: compare rows and columns, not the names."
     if max(table.shape) > MOST_LABELS:
         said += f" The heat map shows the {MOST_LABELS} most frequent names."
-    figure = _scroll(
-        f'<div id="confusion" role="img" aria-label="Heat map of existing labels against predicted types. '
-        f'{text(said)}"></div>',
-        "Heat map",
-    )
+    label = f"Heat map of existing labels against predicted types. {said}"
+    figure = _scroll(figures.confusion(a.confusion, a.counts, a.unknown, label), "Heat map")
     most = np.argsort(-(table * differs), axis=None, kind="stable")[:10]
     rows = [
         [shown(known[i]), shown(called[j]), f"{int(table[i, j]):,}", percent(table[i, j] / max(table[i].sum(), 1))]
@@ -212,7 +217,8 @@ def _markers(a: Annotation) -> str:
                 f"{short(row.gene, 60)}: mean {row.mean_in:.2f} in the type, {row.mean_out:.2f} elsewhere; "
                 f"found in {percent(row.detected_in)} of its cells, {percent(row.detected_out)} elsewhere"
             )
-            chips.append(f'<span class="gene" title="{text(detail)}">{shown(row.gene)}</span>')
+            chip = f'<button type="button" class="gene" data-gene="{text(row.gene)}" title="{text(detail)}">'
+            chips.append(f"{chip}{shown(row.gene)}</button>")
         rows.append([shown(name), " ".join(chips)])
     genes = _table("Top marker genes per predicted type", ["Type", "Genes, best first"], rows, 2)
     lines = [
@@ -224,11 +230,9 @@ def _markers(a: Annotation) -> str:
     numbers = _details("All numbers", _table("Marker genes in numbers", head, lines, 2))
     dots = ""
     if a.dots is not None:
-        dots = "<p>Colour: mean of log1p(counts per 10,000). Area: share of cells with the gene.</p>" + _scroll(
-            '<div id="dots" role="img" '
-            'aria-label="Dot plot of the marker genes in every predicted type, as in the table"></div>',
-            "Dot plot",
-        )
+        drawn = figures.dots(a.dots, "Dot plot of the marker genes in every predicted type, as in the table")
+        dots = "<p>Colour: mean of log1p(counts per 10,000). Area: share of cells with the gene.</p>"
+        dots += _scroll(drawn, "Dot plot")
     note = "At most 30 % of all other cells express a listed gene. Score: Wilcoxon's rank sum in standard deviations."
     return genes + dots + numbers + _paragraphs([note])
 
@@ -273,7 +277,7 @@ def _calibration(a: Annotation) -> str:
 
 def _reliability(bins: pd.DataFrame, total: int) -> str:
     """An SVG: how often each bin of confidence was right; the area of a dot grows with its share of all cells."""
-    side, left, top = 260, 46, 10
+    side, left, top = 260, 46, 16
 
     def at(x: float, y: float) -> tuple[float, float]:
         return left + side * x, top + side * (1 - y)
@@ -319,7 +323,7 @@ def _overlap(a: Annotation) -> str:
 def _reproduce(a: Annotation) -> str:
     command = f'<pre tabindex="0" aria-label="Command">{text(a.command)}</pre>' if a.command else ""
     tables = "".join(
-        _table(caption, ["Name", "Value"], [[text(k), text(v)] for k, v in table.items()], 2)
+        _table(caption, ["Name", "Value"], [[text(k), text(v)] for k, v in table.items() if str(v)], 2)
         for caption, table in (("Settings", a.settings), ("Versions", a.versions))
         if table
     )

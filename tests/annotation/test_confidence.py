@@ -96,44 +96,6 @@ def test_too_few_labels_flag_nobody_and_none_is_an_error():
         confidence.fit_unknown(points, soft(points, 4), np.full(600, -1))
 
 
-def scored(points, kind, shift, spread_out=1.0, types=4):
-    """Directions and scores of reference cells `points`, and of a query: the same centres, moved by a technique."""
-    other, other_kind = groups(5)
-    other = spread_out * (other - other.mean(axis=0)) + points.mean(axis=0) + shift
-    known = kind < types
-    middle, ways = confidence.directions_of(points[known], kind[known], other)
-    doubt = np.zeros(len(other))
-    scores = confidence.strangeness(other, doubt, middle, ways)
-    called = ((other - middle) @ ways).argmax(axis=1)
-    mine, own_ways = confidence.directions_of(points[known], kind[known], points[known])
-    held = confidence.strangeness(points[known], np.zeros(known.sum()), mine, own_ways)
-    return held, kind[known], scores, called, other_kind
-
-
-def test_a_shifted_query_is_not_all_unknown():
-    points, kind = groups(4)
-    held, labels, scores, called, _ = scored(points, kind, shift=2.0, spread_out=1.3)
-    limits = confidence.limits_of(held, labels, scores, called, 4, 0.05)
-    assert (scores > limits[called]).mean() < 0.1
-
-
-def test_a_type_the_references_lack_is_beyond_the_limits_of_the_others():
-    points, kind = groups(4)
-    held, labels, scores, called, truth = scored(points, kind, shift=0.5, types=3)
-    flagged = scores > confidence.limits_of(held, labels, scores, called, 3, 0.05)[called]
-    assert flagged[truth == 3].mean() > 0.9 and flagged[truth != 3].mean() < 0.1
-
-
-def test_limits_are_those_of_each_type_and_never_fall_below_the_held_out_ones():
-    rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1], 400)
-    held = rng.normal(0, 1, 800) * np.where(labels == 0, 1, 3)
-    limits = confidence.limits_of(held, labels, held - 5, labels, 2, 0.05)
-    for k in (0, 1):
-        assert (held[labels == k] > limits[k]).mean() == pytest.approx(0.05, abs=0.03)
-    assert np.isinf(confidence.limits_of(held[:4], labels[:4], held, labels, 2, 0.05)).all()
-
-
 def test_humbled_probabilities_keep_their_order_and_stay_below_the_most():
     p = np.random.default_rng(2).dirichlet(0.2 * np.ones(5), 50)
     out = confidence.humbled(p, 0.5)

@@ -113,7 +113,7 @@ def test_what_is_no_text_or_not_there_is_refused(tmp_path):
     (tmp_path / "labels.xlsx").write_bytes(b"PK\x03\x04\xff\xfe\x00")
     with pytest.raises(ValueError, match="not plain text"):
         given_labels.read(tmp_path / "labels.xlsx")
-    with pytest.raises(FileNotFoundError, match="no such file of labels"):
+    with pytest.raises(FileNotFoundError, match="there is no .*none.csv, a table of labels"):
         given_labels.read(tmp_path / "none.csv")
 
 
@@ -129,3 +129,8 @@ def test_labels_that_are_not_of_these_cells_are_refused(tmp_path, text, query, w
     given = given_labels.read(written(tmp_path, text))
     with pytest.raises(ValueError, match=words):
         given_labels.labels_of(given, query)
+
+
+def test_a_name_in_quotes_may_begin_like_a_comment(tmp_path):
+    text = '# made by "hand\ncell,cell_type\n"#1",T\n# a note\n"a\n#b",B\n'
+    assert given_labels.read(written(tmp_path, text)).types == {"#1": "T", "a\n#b": "B"}

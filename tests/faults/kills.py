@@ -8,6 +8,7 @@ Run: python tests/faults/kills.py --kills 30   (prints a table by command; exit 
 
 from __future__ import annotations
 
+# ruff: noqa: E402
 import os
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -33,15 +34,15 @@ for folder in (ROOT, ROOT / "tests"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-import conftest  # noqa: E402
-import h5py  # noqa: E402
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-import torch  # noqa: E402
-from test_annotate import few, world  # noqa: E402
+import conftest
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+from test_annotate import few, world
 
-import utils  # noqa: E402
-from stages import reduce  # noqa: E402
+import utils
+from stages import reduce
 
 DATA = ["--data_dir", "data", "--offline", "--hid", "8"]
 MODEL, RESULT = ["--save_model", "model.out"], ["--pretrained_model", "model.out", "--save_result", "result.out"]
@@ -75,7 +76,7 @@ COMMANDS = {
     "test": Command("main", [*DATA, *RESULT], "phase 2"),
     "rf_svm_lr": Command("rf_svm_lr", [*DATA, *RESULT], "test"),
     "clus": Command("clus", [*DATA, *RESULT, *PICTURES], "test"),
-    "fig": Command("fig", ["--save_result", "result.out", *PICTURES], "clus"),
+    "fig": Command("fig", ["--save_result", "result.out", *PICTURES], "test"),
     "annotate": Command("annotate", ["--query", "few.h5ad", *LABELS, *OUTPUTS]),
     "annotate by a reference": Command("annotate", ["--query", "few.h5ad", "--reference", "atlas.h5ad", *OUTPUTS]),
 }

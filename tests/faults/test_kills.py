@@ -39,8 +39,8 @@ folder = Path({str(tmp_path)!r})
 lost = kills.half_done({{"a": b"1"}}, {{}}, {{"a": b"2"}}, folder)
 half = kills.half_done({{"a": b"1"}}, {{"a": b"3"}}, {{"a": b"2"}}, folder)
 rows = kills.half_done({{"t": {{"1", "2"}}}}, {{"t": {{"1"}}}}, {{"t": {{"1", "2", "3"}}}}, folder)
-one, two = {{"1"}}, {{"1", "2"}}
-fine = kills.half_done({{"a": b"1", "t": one}}, {{"a": b"1", "t": two}}, {{"a": b"2", "t": two}}, folder)
+new = {{"a": b"2", "t": {{"1", "2"}}}}
+fine = kills.half_done({{"a": b"1", "t": {{"1"}}}}, {{"a": b"1", "t": {{"1", "2"}}}}, new, folder)
 print(lost, half, len(rows), fine)
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)

@@ -172,7 +172,7 @@ def test_of_very_many_unlabelled_cells_a_sample_is_learnt_from(monkeypatch):
     monkeypatch.setattr(classify, "SELF_TRAINING_CELLS", 50)
     seen = []
     views = classify.fit_views
-    monkeypatch.setattr(classify, "fit_views", lambda x, e, seed: seen.append(x.shape[0]) or views(x, e, seed))
+    monkeypatch.setattr(classify, "fit_views", lambda x, e, seed, own: seen.append(x.shape[0]) or views(x, e, seed))
     found = classify.classify(x, None, few(types), 3, seed=0)
     assert seen == [59] and found.shape == (300, 3)  # nine labelled cells and the sample
 

@@ -94,7 +94,7 @@ def test_the_shares_of_permuted_genes_are_chance():
 def test_a_share_is_the_covariance_with_the_neighbours_mean_over_the_variance():
     x, _ = population(40, 30, types=2)
     half = np.random.default_rng(0).permutation(30) % 2
-    found, dense = embedding.signal_shares(x), x.toarray().astype(float)
+    found, dense = embedding.shares_of_split(x, 0), x.toarray().astype(float)
     for side in (0, 1):
         others = x[:, half != side].tocsr()
         points = reduce.project(others, *reduce.components(others, embedding.POINTS))
@@ -112,6 +112,15 @@ def test_the_embedding_is_centred_and_round_within_clusters():
     inside = np.mean([np.cov(points[labels == one].T) for one in range(3)], axis=0)
     values = np.linalg.eigvalsh(inside)
     assert values.max() / values.min() < 5
+
+
+def test_the_faint_dimensions_change_none_of_the_others_and_know_no_cell():
+    x, _ = population(400, types=3)
+    (alone, _), (beside, bias) = embedding.fit([x[:200]]), embedding.fit([x[:200]], faint=20)
+    assert np.array_equal(alone, beside[: len(alone)]) and len(beside) == len(bias) == len(alone) + 20
+    points = x @ beside.T + bias
+    fitted, left_out = (part[:, len(alone) :].std() for part in (points[:200], points[200:]))
+    assert np.isclose(fitted, embedding.AMPLITUDE, rtol=0.1) and np.isclose(fitted, left_out, rtol=0.15)
 
 
 def test_blocks_of_cells_get_the_embedding_of_the_whole():
@@ -142,9 +151,39 @@ def test_a_gene_that_a_dataset_has_not_measured_takes_its_share_from_the_others(
 
 def test_a_prior_share_moves_a_gene_and_one_that_is_not_known_does_not():
     x, _ = population(types=3)
-    none = embedding.fit([x], prior=np.full(x.shape[1], np.nan), prior_cells=100)
+    none = embedding.fit([x], prior=embedding.Prior(np.full(x.shape[1], np.nan), 100))
     assert np.allclose(none[0], embedding.fit([x])[0], atol=1e-5)
-    assert not np.allclose(embedding.fit([x], prior=np.ones(x.shape[1]), prior_cells=100)[0], none[0], atol=1e-3)
+    assert not np.allclose(embedding.fit([x], prior=embedding.Prior(np.ones(x.shape[1]), 100))[0], none[0], atol=1e-3)
+
+
+def test_genes_of_two_cells_take_no_part_in_a_datasets_own_map():
+    x, _ = population(types=3)
+    rare = np.flatnonzero(np.diff(x.tocsc().indptr) < embedding.LEAST_CELLS)
+    weight, bias = embedding.own(x)
+    kept = np.setdiff1d(np.arange(x.shape[1]), rare)
+    assert len(rare) and not weight[:, rare].any() and np.abs(weight[:, kept]).sum(axis=0).all()
+    assert np.allclose((x @ weight.T + bias).mean(axis=0), 0, atol=1e-3)
+
+
+def test_a_corpus_counts_for_more_where_cells_are_shallow(monkeypatch):
+    x, _ = population(types=3)
+    prior, worth = np.ones(x.shape[1]), []
+    fit = embedding.fit
+    monkeypatch.setattr(
+        embedding, "fit", lambda x, **how: worth.append(how["prior"] and how["prior"].cells) or fit(x, **how)
+    )
+    for shallow in (10, 10_000):
+        monkeypatch.setattr(embedding, "SHALLOW", shallow)
+        embedding.own(x, prior=prior)
+    embedding.own(x)
+    assert worth == [embedding.PRIOR_CELLS, embedding.PRIOR_CELLS_SHALLOW, None]
+
+
+def test_of_very_many_cells_some_make_the_map(monkeypatch):
+    x, _ = population(types=3)
+    monkeypatch.setattr(embedding, "SAMPLE", 100)
+    assert embedding.some(x, 0).shape[0] == 100
+    assert np.allclose(embedding.own(x)[0], embedding.own(embedding.some(x, 0))[0], atol=1e-4)
 
 
 SMALL = {
