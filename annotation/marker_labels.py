@@ -28,6 +28,7 @@ FULL = 99.0  # percentile of the cells that express a gene: all of what it can d
 HALVES = 20  # times that half of every list is asked
 HALVED = 4  # genes of a list at least, for its halves to confirm each other
 CONFIRMED = 0.5  # share of the halves; between .4 and .6 nothing changes
+SUREST = 0.25  # share of the cells that one half calls a type by which the other half is judged: a rare type's few
 CLEARLY = 0.1  # by so much more than where genes are shuffled
 LEAST_SEEDS = 3  # sure cells of a type; fewer: the evidence is too thin
 SHUFFLES = 5  # of every gene over the cells: what a type scores then by chance is no evidence
@@ -248,7 +249,7 @@ def asked_by_halves(
         again[np.arange(len(first)), first] += 1 / HALVES
         for k in range(len(signs)):
             rows = np.flatnonzero(one[:, k] > 0)
-            rows = rows[np.argsort(-one[rows, k], kind="stable")][: max(LEAST_SEEDS, len(rows) // 2)]
+            rows = rows[np.argsort(-one[rows, k], kind="stable")][: max(LEAST_SEEDS, int(SUREST * len(rows)))]
             same[draw, k] = (other[rows, k] > 0).mean() if len(rows) >= LEAST_SEEDS else 0
     return again, np.median(same, axis=0)
 
@@ -256,7 +257,7 @@ def asked_by_halves(
 def of_list(around: np.ndarray, signs: np.ndarray) -> np.ndarray:
     """The mean of each type's markers (M, L), those against it negative; a type without a gene comes last."""
     score = around @ (signs / np.maximum(np.abs(signs).sum(axis=1, keepdims=True), 1)).T.astype(np.float32)
-    score[:, ~(signs > 0).any(axis=1)] = -np.inf
+    score[:, ~(signs > 0).any(axis=1)] = -1e9  # below all others, and a number that can be subtracted
     return score
 
 

@@ -18,8 +18,9 @@ PRIOR = 30  # cells that the shift of the whole query counts as beside a type's 
 ALLOWED, RISEN = 0.5, 0.7  # what scores rise by between experiments, and by how much of what the surer rose
 SUREST = 0.25  # quantile of the scores that is compared between query and held-out cells
 NOISE, APART = 0.05, 0.02  # distance of halves of one experiment, and beyond it where half of that is allowed
-CHANCE = 0.05  # that scores of two halves of one experiment differ by beyond what their quantiles say
+CHANCE = 0.1  # that scores of two halves of one experiment differ by beyond what their quantiles say
 FEW, RARE = 8, 0.2  # held-out cells of a type that say too little, and what its limit is raised by for that
+MOVED, BANDWIDTH = 0.1, 0.04  # of a limit, to where fewest scores of the query are
 CUTS = 10  # in halves, by chance
 SHRINK = 20  # cells that the typical type's value counts as beside a type's own
 
@@ -164,7 +165,7 @@ def limits_of(
     by what they are, cells between two types pay for the others. A conformal quantile for each (Vovk 2012), drawn to
     the typical type's where it has few cells. scores (M,) of the query, which was called. between: how far `apart` it
     is beyond what held-out cells are: scores rise between experiments by what no held-out cell of one experiment shows,
-    so a limit is at least so much above its type's typical score.
+    so a limit is at least so much above its type's typical score, and is moved a little to where the query has a gap.
     """
     if len(held) < 6:
         return np.full(types, np.inf)
@@ -179,4 +180,12 @@ def limits_of(
         own[k] = (count[k] * conformal(above[labels == k], error) + SHRINK * typical) / (count[k] + SHRINK)
     risen = float(np.quantile(scores - middle[called], SUREST) - np.quantile(above, SUREST))
     allowed = (ALLOWED + RISEN * max(risen, 0.0)) * between / (between + APART)
-    return middle + RARE * (count < FEW) + np.maximum(own + CHANCE, allowed)
+    limits = middle + RARE * (count < FEW) + np.maximum(own + CHANCE, allowed)
+    return limits + (emptiest(scores - limits[called]) if between else 0.0)
+
+
+def emptiest(above: np.ndarray) -> float:
+    """Where within `MOVED` of 0 fewest of the values (M,) lie: cells of a new type lie apart from those of the known."""
+    places = np.linspace(-MOVED, MOVED, 41)
+    crowd = [np.exp(-0.5 * ((above - place) / BANDWIDTH) ** 2).sum() for place in places]
+    return float(places[int(np.argmin(crowd))])

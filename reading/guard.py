@@ -6,6 +6,7 @@ import atexit
 import csv
 import gzip
 import json
+import math
 import os
 import re
 import select
@@ -27,6 +28,7 @@ from reading.matrix import REWRITE, Unreadable
 INSIDE = (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT)
 DAMAGE = (OSError, EOFError, ValueError, OverflowError, zlib.error, csv.Error)  # what damaged text may raise
 PACKED = 1032  # bytes that one byte of deflate can hold at most
+LARGEST_CHUNK = 1 << 30  # bytes: usual are under one million
 SMALL = 64 << 20  # what may be declared whatever the file's size: chunks never written take no room
 MTX_HEAD = re.compile(rb"%%MatrixMarket\s+matrix\s+coordinate\s+(real|integer|pattern)\s+general\s*", re.IGNORECASE)
 MTX_SIZES = re.compile(rb"\s*(\d{1,15})\s+(\d{1,15})\s+(\d{1,15})\s*")
@@ -228,6 +230,13 @@ def _refuse_size(node: h5py.h5d.DatasetID, where: str, path: str) -> None:
         raise Unreadable(
             f"{where}: {path} declares {declared / 2**30:,.1f} GB, more than a file of {held:,} bytes "
             f"can hold; {REWRITE}"
+        )
+    plan = node.get_create_plist()
+    piece = plan.get_chunk() if plan.get_layout() == h5py.h5d.CHUNKED else ()
+    if (taken := math.prod(piece) * node.get_type().get_size()) > LARGEST_CHUNK:
+        raise Unreadable(
+            f"{where}: {path} is packed in pieces of {taken / 2**30:,.1f} GB, which are only read whole; write it in "
+            "smaller chunks"
         )
 
 
