@@ -1,6 +1,6 @@
-"""Scatter plots of all results, one point a dataset: above the diagonal pre-training helped.
+"""Scatter plots of all results, one point a dataset: above the diagonal scPretrain is better.
 
-python fig.py                           figs/nn_*, figs/CLF_*, figs/clus_* and figs/summary, as .pdf and .png
+python fig.py                           figs/nn_*, CLF_*, clus_*, leiden_* and summary, each as .pdf and .png
 python fig.py --format png --dpi 300    only .png, finer
 """
 
@@ -18,7 +18,7 @@ if __name__ == "__main__":
     flags.answer(parser())
 
 from dataclasses import dataclass
-from itertools import groupby, zip_longest
+from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
@@ -31,8 +31,8 @@ from stages import plot, score
 from voice import RESULT, log
 
 TITLES = score.METRICS | score.CLUSTER_METRICS
-OF_MAIN, OF_CLASSIFIER, OF_CLUSTERS = tuple(score.METRICS), ("auprc", "auroc"), ("ari", "leiden", "silhouette")
-LEIDEN = "Leiden at resolution 1", TITLES["ari"]  # whatever the number of types, where k-means is told it
+OF_MAIN, OF_CLASSIFIER, OF_CLUSTERS = tuple(score.METRICS), ("auprc", "auroc"), ("ari", "silhouette")
+OF_LEIDEN = {"leiden": "ARI at resolution 1", "leiden_best": "ARI at the best one"}  # not told the number of types
 METHODS = {
     "nn": "main.py's classifier",  # a network or the few-label classifier: tables do not say the recipe
     "svm": "linear SVM",
@@ -40,6 +40,7 @@ METHODS = {
     "lr": "logistic regression",
     "knn": "kNN",
     "clus": "k-means",
+    "leiden": "Leiden",
 }
 ACROSS = 6  # panels in a row of the summary page, at most
 
@@ -54,14 +55,13 @@ class Panel:
 
     @property
     def name(self) -> str:
-        return f"{self.method}_{self.metric}"
+        metric = {"leiden": "1", "leiden_best": "best"}.get(self.metric, self.metric)
+        return f"{self.method}_{metric}"
 
     @property
     def title(self) -> str:
-        if self.metric == "leiden":
-            return ": ".join(LEIDEN)
         kind = self.method.removesuffix("_tuned")
-        return f"{METHODS[kind]}{', tuned' if kind != self.method else ''}: {TITLES[self.metric]}"
+        return f"{METHODS[kind]}{', tuned' if kind != self.method else ''}: {(TITLES | OF_LEIDEN)[self.metric]}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,6 +100,7 @@ def collect(save_result: Path, proposed: Callable[[str], str]) -> tuple[list[Pan
             sources.append((path.stem, path, OF_CLASSIFIER, utils.RESULT_COLUMNS, line))
     path = utils.clustering_results(save_result)
     sources.append(("clus", path, OF_CLUSTERS, utils.CLUSTER_COLUMNS, "clus.py"))
+    sources.append(("leiden", path, tuple(OF_LEIDEN), utils.CLUSTER_COLUMNS, "clus.py"))
     panels, missing = [], {}
     for method, path, metrics, columns, words in sources:
         results = utils.read_results(path, columns)
@@ -140,7 +141,7 @@ def summary(panels: Sequence[Panel]) -> Figure:
     columns = [list(of_one) for method, of_one in groupby(panels, lambda panel: panel.method) if method != "nn"]
     each = -(-len(columns) // max(1, -(-len(columns) // ACROSS)))  # as many in each row
     for start in range(0, len(columns), max(1, each)):
-        rows += zip_longest(*columns[start : start + each])  # k-means has Leiden beside it
+        rows += zip(*columns[start : start + each], strict=True)
     across = max(len(row) for row in rows)
     figure = Figure(figsize=(2.5 * across, 2.75 * len(rows) + 0.4), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.12)  # inches: a title of two lines must not touch the row above
@@ -149,9 +150,6 @@ def summary(panels: Sequence[Panel]) -> Figure:
         for axis in of_row[len(row) :]:
             axis.set_axis_off()
         for axis, panel in zip(of_row, row, strict=False):
-            if panel is None:
-                axis.set_axis_off()
-                continue
             title = panel.title.replace(": ", ":\n")
             draw(axis, panel, title=title)
             axis.set(xlabel="", ylabel="")

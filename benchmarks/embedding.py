@@ -225,8 +225,6 @@ def compared(dataset: Cells, corpus: "Corpus | None") -> dict[str, dict[str, flo
     for arm, fit in ARMS.items():
         points = (ours(cells, prior_of(cells, corpus)) if corpus and arm == "ours" else fit(cells))(cells.x)
         out[arm] = measures(points, cells.labels)
-        if arm == "ours" and points.shape[1] > embedding.DIMENSIONS:
-            out["ours, no faint dimensions"] = measures(points[:, : embedding.DIMENSIONS], cells.labels)
         if arm == VARIABLE and harmonypy and cells.batches is not None:
             out[f"{VARIABLE}, Harmony"] = measures(harmony(points, cells.batches), cells.labels)
     if corpus and len(ARMS) > 1:

@@ -19,15 +19,12 @@ from stages import directions, reduce
 DIMENSIONS = (
     15  # of a dataset's own map that tell its types: kNN from 5 labels .883 with 10 or 15, .877 with 20, .868 with 30
 )
-# Of the whole, for graphs of neighbours: random directions of all weighted genes, at this deviation where cells of a
-# cluster have 1 in the others. Cells of much noise then lie further off and few lie between, so Leiden cuts less.
-FAINT, AMPLITUDE = 35, 0.5
 NEIGHBOURS = 10  # cells whose mean must agree with a cell, for a gene to carry signal
 POINTS = 20  # principal components in which neighbours are found
 FLOOR = 0.005  # signal share that every gene is granted
 LEAST_VARIANCE = 0.03  # added to a gene's variance: one that hardly varies is not blown up
-SPLITS = 4  # of the genes in halves that shares are the mean of; fewer where cells are many and noise is small
-CLUSTERS = (12, 25, 50)  # k-means partitions, at most one cluster for CELLS_EACH cells
+SPLITS = 4  # of the genes in halves that shares are the mean of: kNN +.004; fewer where cells are many, noise small
+CLUSTERS = (6, 12, 25)  # k-means partitions, at most one cluster for CELLS_EACH cells
 CELLS_EACH = 8
 SHRINKAGE, SHRINKAGE_CELLS = 0.1, 50  # of the covariance within clusters towards a round one: .1 + 50 / N, at most 1
 DEVIATIONS = 4.0  # a share this many standard deviations above 0 is no chance
@@ -53,7 +50,6 @@ def fit(
     shares: Sequence[np.ndarray] | None = None,
     *,
     dimensions: int = DIMENSIONS,
-    faint: int = 0,
     prior: Prior | None = None,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -62,8 +58,7 @@ def fit(
     `datasets` (N, G) csr, log1p of 10,000 counts, one matrix a dataset; `measured` (G,) bool, the genes each has;
     `shares` (G,) of each, else measured here. `prior`: shares known from elsewhere.
     Genes times root of (share + .005) / (variance + .03); leading directions of all datasets, each as much as any
-    other; whitened by the covariance within clusters; `faint` random directions beside them. Plain principal
-    components where no gene confirms another.
+    other; whitened by the covariance within clusters. Plain principal components where no gene confirms another.
     """
     genes = datasets[0].shape[1]
     measured = [np.ones(genes, bool)] * len(datasets) if measured is None else measured
@@ -87,8 +82,7 @@ def fit(
         inside = [within(x @ axes.T, seed=seed) for x in weighted]
         traces = [max(np.trace(one), 1e-12) for one in inside]  # each dataset as much as any other, at a common scale
         inside = np.mean(traces) * np.mean([one / t for one, t in zip(inside, traces, strict=True)], axis=0)
-        white = whitening(inside, min(1.0, SHRINKAGE + SHRINKAGE_CELLS / cells.sum()))
-        axes = np.vstack([white @ axes, beside(axes, weighted, faint, seed)])
+        axes = whitening(inside, min(1.0, SHRINKAGE + SHRINKAGE_CELLS / cells.sum())) @ axes
     weight = (axes * weights).astype(np.float32)
     return weight, (-weight @ average(means, measured, once)).astype(np.float32)
 
@@ -106,7 +100,7 @@ def own(x: csr_matrix, *, prior: np.ndarray | None = None, seed: int = 0) -> tup
     depth = np.median(np.diff(x.indptr)) if x.shape[0] else 0
     worth = PRIOR_CELLS if depth >= SHALLOW else PRIOR_CELLS_SHALLOW
     known = None if prior is None else Prior(prior[seen], worth)
-    found, bias = fit([x[:, seen].tocsr()], faint=FAINT, prior=known, seed=seed)
+    found, bias = fit([x[:, seen].tocsr()], prior=known, seed=seed)
     weight = np.zeros((len(found), x.shape[1]), np.float32)
     weight[:, seen] = found
     return weight, bias
@@ -174,17 +168,6 @@ def principal(x: csr_matrix, dimensions: int, seed: int) -> np.ndarray:
     axes, centre = reduce.components(x, dimensions, seed=seed)
     variance = reduce.project(x, axes, centre).var(axis=0, dtype=np.float64)
     return axes * np.sqrt(variance / (variance.sum() + 1e-12))[:, None]
-
-
-def beside(axes: np.ndarray, datasets: Sequence[csr_matrix], count: int, seed: int) -> np.ndarray:
-    """Random directions (count, G) at a right angle to unit `axes` (H, G), in which cells (N, G) have AMPLITUDE.
-
-    Random ones hardly know the cells, so those that a map was made of and others lie alike in them.
-    """
-    drawn = np.random.default_rng(seed).standard_normal((count, axes.shape[1])).astype(np.float32)
-    drawn -= (drawn @ axes.T) @ axes
-    spread = np.mean([np.sqrt((x @ drawn.T).var(axis=0).mean()) for x in datasets]) if count else 1.0
-    return drawn * (AMPLITUDE / max(spread, 1e-12))
 
 
 def within(points: np.ndarray, *, seed: int = 0) -> np.ndarray:

@@ -42,7 +42,15 @@ def test_every_panel_and_the_page_are_files_and_what_is_missing_is_named(results
     assert draw(results, "--format", "png") == 0
     drawn = {path.name for path in (results / "figs").iterdir()}
     of_main = {f"nn_{metric}.png" for metric in ("accuracy", "kappa", "macro_f1", "auprc", "auroc")}
-    others = {"svm_auprc.png", "svm_auroc.png", "clus_ari.png", "clus_leiden.png", "clus_silhouette.png", "summary.png"}
+    others = {
+        "svm_auprc.png",
+        "svm_auroc.png",
+        "clus_ari.png",
+        "clus_silhouette.png",
+        "leiden_1.png",
+        "leiden_best.png",
+        "summary.png",
+    }
     assert drawn == of_main | others
     out = capsys.readouterr().out
     line = f"python rf_svm_lr.py --clf rf --data_dir DIR --save_result {results / 'result.out'}"
@@ -94,7 +102,7 @@ def test_the_page_holds_every_panel_with_the_data_of_the_tables(results):
     panels = panels_of(results)
     page = fig.summary(list(panels.values()))
     drawn = [axis for axis in page.axes if axis.axison]
-    assert len(drawn) == len(panels) == 10
+    assert len(drawn) == len(panels) == 11
     titles = [axis.get_title().replace("\n", " ") for axis in drawn]
     for panel in panels.values():
         axis = drawn[titles.index(panel.title)]

@@ -114,15 +114,6 @@ def test_the_embedding_is_centred_and_round_within_clusters():
     assert values.max() / values.min() < 5
 
 
-def test_the_faint_dimensions_change_none_of_the_others_and_know_no_cell():
-    x, _ = population(400, types=3)
-    (alone, _), (beside, bias) = embedding.fit([x[:200]]), embedding.fit([x[:200]], faint=20)
-    assert np.array_equal(alone, beside[: len(alone)]) and len(beside) == len(bias) == len(alone) + 20
-    points = x @ beside.T + bias
-    fitted, left_out = (part[:, len(alone) :].std() for part in (points[:200], points[200:]))
-    assert np.isclose(fitted, embedding.AMPLITUDE, rtol=0.1) and np.isclose(fitted, left_out, rtol=0.15)
-
-
 def test_blocks_of_cells_get_the_embedding_of_the_whole():
     x, _ = population(types=3)
     weight, bias = embedding.fit([x])
