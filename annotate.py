@@ -215,7 +215,7 @@ def begin_h5ad(target: Path, query: Path, cells: Source) -> None:
             log.info(f"copying {query} ({size / 1e9:.1f} GB)")
         write_h5ad.copy_file(query, target)
     elif format_of(query) == "zarr":
-        read_zarr_store(query).write_h5ad(target)
+        write_h5ad.whole(target, read_zarr_store(query))
     else:
         write_h5ad.new_file(target, progress(cells, "writing the cells"), cells.rows.obs, cells.rows.genes)
 

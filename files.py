@@ -29,6 +29,10 @@ WHOLE = 16 * 1024 * 1024  # bytes: a cached array up to this size is checked who
 BLOCKS, BLOCK = 64, 64 * 1024
 
 
+class NotWritten(OSError):
+    """A file that could not be written; the sentence names it."""
+
+
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
     """Yield a `.part` path beside `path`; it takes the name `path` only if the block ends without an error."""
@@ -39,8 +43,11 @@ def whole(path: str | Path) -> Iterator[Path]:
     try:
         yield part
         os.replace(part, path)
+    except NotWritten:  # of a file that is written at the same time
+        raise
     except OSError as error:
-        raise OSError(f"{path} could not be written ({error.strerror or error}); what was there is intact") from error
+        words = f"{path} could not be written ({error.strerror or error}); what was there is intact"
+        raise NotWritten(words) from error
     finally:
         part.unlink(missing_ok=True)
 

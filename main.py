@@ -65,7 +65,13 @@ def command(args: argparse.Namespace) -> None:
     if args.is_pretrain:
         cache = data.cache_in(args.data_dir, args.cache_dir)
         with locked(args.save_model, wait=0) if ranks.first() else nullcontext():  # two runs would write one state
-            pretrain(recipe, Cells(where, cache, device), start, args.save_model, resume=args.resume)
+            pretrain(
+                recipe,
+                Cells(where, cache, device, utils.bf16(device, args.mixed)),
+                start,
+                args.save_model,
+                resume=args.resume,
+            )
         after = flags.after_saving(args)
         if not start:
             words = f"main.py --is_pretrain --kmeans --pretrain_output --save_model {args.save_model}"
@@ -86,6 +92,7 @@ class Cells:
     where: utils.Data
     cache: data.Cache
     device: torch.device
+    bf16: bool = False  # products of training
 
 
 def pretrain(recipe: Recipe, cells: Cells, start: utils.Checkpoint | None, save_model: Path, *, resume: bool) -> None:
@@ -116,7 +123,7 @@ def pretrain(recipe: Recipe, cells: Cells, start: utils.Checkpoint | None, save_
         words = "trains on" if start else "trains anew"
         log.log(RESULT, f"this run was finished: {save_model} is what it made; without --resume the command {words}")
         return
-    progress = train_with_state(recipe, training, tasks, state, identity, resume=resume)
+    progress = train_with_state(recipe, training, tasks, state, identity, bf16=cells.bf16, resume=resume)
 
     phase = start.phase + 1 if start else 1
     made = utils.Checkpoint(
@@ -259,12 +266,19 @@ def run_identity(
     datasets = [(names.entry.name, fingerprint(names.genes), data.stamp_of(names.entry.path)) for names in named]
     steps = training.epochs if training.schedule else None  # a schedule is of so many steps
     of_start = start.identity() if start else None
-    where = cells.where.values, cells.device.type
+    where = cells.where.values, cells.device.type, *(["bf16"] if cells.bf16 else [])
     return fingerprint(recipe.name, settings, fingerprint(genes), datasets, where, of_start, steps)
 
 
 def train_with_state(
-    recipe: Recipe, training: Training, tasks: list[train.Task], path: Path, identity: str, *, resume: bool
+    recipe: Recipe,
+    training: Training,
+    tasks: list[train.Task],
+    path: Path,
+    identity: str,
+    *,
+    bf16: bool,
+    resume: bool,
 ) -> train.Progress:
     """Train; after every epoch the state is on disk at `path`, and with `resume` the run goes on from there."""
     progress = train.Progress()
@@ -300,6 +314,7 @@ def train_with_state(
         seed=recipe.seed,
         sizes=training.sizes,
         schedule=training.schedule,
+        bf16=bf16,
         progress=progress,
         after_epoch=save,
     )

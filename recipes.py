@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix, vstack
+from torch import Tensor
 
 import data_loader as data
 import flags
 import utils
 from model import CentredMultiTask, Classifier, Encoder, MultiTask, ProjectedEncoder, embed, embed_counts, transfer
 from reading import align
-from stages import classify, cluster, directions, embedding, reduce, train
+from stages import classify, cluster, directions, embedding, on_device, reduce, train
 from stages.batch import SparseRows
 from voice import log
 
@@ -104,16 +105,23 @@ class Paper:
 
     def pseudo_labels(self, matrix: csr_matrix, encoder: Encoder | None, device: torch.device) -> np.ndarray:
         """Clusters (N, 3) of raw counts in phase 1, as published, of the encoder's outputs (N, H) in phase 2."""
-        points: Any
-        if encoder is None:
-            points = matrix if device.type == "cpu" else SparseRows(matrix, device)
-        elif device.type == "cpu":
+        points: Any = matrix
+        if device.type != "cpu" and self.kmeans:
+            points = self.points_on(device, matrix, encoder)
+        elif encoder is not None:
             points = embed_counts(encoder, matrix)
-        else:
-            points = embed(encoder, SparseRows(matrix, device, log1p=True))
         return cluster.pseudo_labels(
             points, self.sizes(matrix.shape[0]), method=method_of(self), seed=self.seed, spread=False
         )
+
+    def points_on(self, device: torch.device, matrix: csr_matrix, encoder: Encoder | None) -> Tensor:
+        """What k-means sees of the cells (N, G), on a device: (N, D)."""
+        rows = SparseRows(matrix, device, log1p=encoder is not None)
+        if encoder is not None:
+            return embed(encoder, rows)
+        if len(rows) < cluster.ROTATE_UP_TO:
+            return rows[:]
+        return on_device.project(rows, *on_device.components(rows, cluster.LEADING, seed=self.seed))
 
     def network(self, corpus: Corpus, start: Encoder | None, device: torch.device) -> Training:
         """The network with a head for every partition and its optimizer."""
@@ -203,7 +211,10 @@ class ScPretrain2:
 
     def pseudo_labels(self, matrix: csr_matrix, encoder: Encoder | None, device: torch.device) -> np.ndarray:
         """Clusters (N, 3) of 50 principal components in phase 1, of the encoder's outputs (N, H) in phase 2."""
-        if encoder is None:
+        points: Any
+        if device.type != "cpu" and self.kmeans:
+            points = self.points_on(device, matrix, encoder)
+        elif encoder is None:
             points = reduce.project(matrix, *reduce.components(matrix, self.POINTS, seed=self.seed))
         else:
             points = embed_counts(encoder, matrix, log1p=False)
@@ -211,14 +222,22 @@ class ScPretrain2:
             points, self.sizes(matrix.shape[0]), method=method_of(self), seed=self.seed, spread=True
         )
 
-    def closed_form(self, corpus: Corpus) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def points_on(self, device: torch.device, matrix: csr_matrix, encoder: Encoder | None) -> Tensor:
+        """What k-means sees of the cells (N, G), on a device: (N, D)."""
+        rows = SparseRows(matrix, device)
+        if encoder is not None:
+            return embed(encoder, rows)
+        return on_device.project(rows, *on_device.components(rows, self.POINTS, seed=self.seed))
+
+    def closed_form(self, corpus: Corpus, device: torch.device) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The directions (H, G) that separate the pseudo-clusters, the scale (G,) of genes and their means (D, G)."""
-        return directions.start(corpus.matrices, corpus.measured, corpus.labels, self.hid)
+        where = None if device.type == "cpu" else device
+        return directions.start(corpus.matrices, corpus.measured, corpus.labels, self.hid, where)
 
     def network(self, corpus: Corpus, start: Encoder | None, device: torch.device) -> Training:
         """The network, starting in both phases at its closed form, and its optimizer."""
         cells = [matrix.shape[0] for matrix in corpus.matrices]
-        arrays = map(torch.from_numpy, self.closed_form(corpus))
+        arrays = map(torch.from_numpy, self.closed_form(corpus, device))
         model = CentredMultiTask(*arrays, corpus.partitions, cells, dropout=self.DROPOUT).to(device)
         epochs = self.pt_epoch or self.EPOCHS[2 if start else 1]
         optimizer, schedule = self.one_cycle(model, epochs * self.batch_num)
@@ -233,7 +252,8 @@ class ScPretrain2:
             {"params": [model.encoder.linear.weight], "lr": self.ENCODER_LR},
             {"params": model.heads.parameters(), "lr": self.HEADS_LR},
         ]
-        optimizer = torch.optim.AdamW(groups, weight_decay=self.DECAY)
+        fused = model.scale.is_cuda or None  # None: as torch would
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.DECAY, fused=fused)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, [self.ENCODER_LR, self.HEADS_LR], total_steps=steps, pct_start=self.WARM_UP
         )
@@ -320,7 +340,7 @@ def closed_form(matrices: Sequence[csr_matrix], genes: list[str], seed: int, hid
     recipe, cpu = ScPretrain2(seed=seed, hid=hidden), torch.device("cpu")
     labels = [recipe.pseudo_labels(matrix, None, cpu) for matrix in matrices]
     measured = [np.ones(len(genes), bool)] * len(matrices)
-    found, scale, _ = recipe.closed_form(Corpus(genes, measured, list(matrices), labels))
+    found, scale, _ = recipe.closed_form(Corpus(genes, measured, list(matrices), labels), cpu)
     encoder = Encoder(len(genes), int(np.flatnonzero(np.abs(found).sum(axis=1)).max(initial=0)) + 1)
     with torch.no_grad():
         encoder.linear.weight.copy_(torch.from_numpy(found[: encoder.hidden] / scale))

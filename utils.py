@@ -51,6 +51,17 @@ def pick_device(cuda: bool) -> torch.device:
     return torch.device("cuda", ranks.local())
 
 
+def bf16(device: torch.device, wanted: bool) -> bool:
+    """Whether pre-training's products are in bfloat16: on a GPU always, on a processor that has it where wanted."""
+    if device.type == "cuda":
+        return True
+    has = torch.cpu.get_capabilities()
+    able = bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    if wanted and not able:
+        log.info("--mixed: no effect, this processor has no products in bfloat16")
+    return wanted and able
+
+
 # -- data ----------------------------------------------------------------
 @dataclass(frozen=True)
 class Data:

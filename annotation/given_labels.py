@@ -138,12 +138,19 @@ def type_column(path: Path, head: Sequence[str], key: int, label_key: str | None
 
 
 # -- on the cells ----------------------------------------------------------------
-def labels_of(given: Given, cells: Source, places: Sequence[Path] = ()) -> np.ndarray:  # (N,) object
+def keys_of(given: Given, cells: Source, places: Sequence[Path] = ()) -> list[str]:  # (N,)
+    """What the file calls every cell by: its group, or its name. places: where the table of groups may lie."""
+    return groups_of(given, cells, places) if given.by_group else [str(name) for name in cells.rows.cells]
+
+
+def labels_of(
+    given: Given, cells: Source, places: Sequence[Path] = (), keys: Sequence[str] | None = None
+) -> np.ndarray:  # (N,) object
     """The label of every cell, "" where the file has none, None where it says nothing.
 
-    places: folders in which the table of groups may lie. Raises ValueError where nothing of the file is in the query.
+    places, keys: as in, and of, `keys_of`. Raises ValueError where nothing of the file is in the query.
     """
-    keys = groups_of(given, cells, places) if given.by_group else [str(name) for name in cells.rows.cells]
+    keys = keys_of(given, cells, places) if keys is None else keys
     known = set(keys) - {""}
     lost = [name for name in given.types if name not in known]
     if given.by_group and lost:

@@ -9,8 +9,10 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
-from annotation import suggest
-from stages import cluster
+from annotation import consensus, suggest
+from annotation.labeller import AVERAGED, MANY
+from annotation.road import evenly, neighbours
+from stages import classify, cluster
 
 LEAST = 3  # cells a group at least, on average
 AGAIN = 0.9  # share of the cells that the second run sees
@@ -54,6 +56,31 @@ def _grouped(features: np.ndarray, averaged: np.ndarray, n: int, seed: int) -> t
     order = np.argsort(-np.bincount(kmeans.labels_, minlength=len(start)), kind="stable")
     place = np.argsort(order)
     return kmeans.cluster_centers_[order], place[kmeans.labels_]
+
+
+def keep_their_name(features: np.ndarray, of: np.ndarray, names: np.ndarray, seed: int) -> np.ndarray:
+    """Whether each cell (M,) keeps the name of its group; no: what the cores of groups teach calls it surely otherwise.
+
+    of (M,): the group of each cell, -1 where it is not named; names (M,): its type as int, or -1. A core is the half of
+    a group that is nearest to its mean, less the cells that have a neighbour of another name. Over the 25 labelled
+    sets, 20 groups named by their most frequent type, macro F1 .921, and .915 where every cell keeps its group's name;
+    chosen on 14 of the sets (.9125, .9086), confirmed on the other 11 (.9325, .9237).
+    """
+    settled = (names[neighbours(features, AVERAGED)] == names[:, None]).all(axis=1)
+    core = np.full(len(of), -1)
+    for k in np.unique(of[of >= 0]):
+        rows = np.flatnonzero(of == k)
+        distance = ((features[rows] - features[rows].mean(axis=0)) ** 2).sum(axis=1)
+        rows = rows[np.argsort(distance, kind="stable")]
+        inner = rows[: max(LEAST, len(rows) // 2)]
+        core[inner[settled[inner]] if settled[inner].any() else rows[:LEAST]] = names[rows[0]]  # one of the group
+    if len(np.unique(core[core >= 0])) < 2:
+        return np.ones(len(of), dtype=bool)
+    few = evenly(core, MANY, np.random.default_rng(seed))
+    strength = classify.choose_strength(features[few], core[few], seed)
+    p = classify.learn(features, core, int(core.max()) + 1, strength=strength).predict(features)  # (M, L)
+    otherwise = (p.argmax(axis=1) != names) & (p.max(axis=1) >= consensus.SURE)
+    return ~otherwise | (of < 0) | (core >= 0)
 
 
 def to_look_at(groups: Groups, averaged: np.ndarray, seed: int) -> list[np.ndarray]:

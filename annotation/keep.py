@@ -14,7 +14,7 @@ from annotation import confidence, road, saved, write_h5ad
 from annotation import labeller as learn
 from annotation.calling import Calling
 from annotation.labeller import Embedder, Fitted, Labeller, Learnt
-from annotation.lessons import CELLS, SURE, Lessons
+from annotation.lessons import CELLS, Lessons
 from annotation.outcome import centres_of
 from annotation.strange import Places, Strange
 from annotation.wishes import Wishes
@@ -50,6 +50,7 @@ def save(path: Path, work: Work) -> None:
     for i, part in enumerate(lessons.parts):
         arrays |= {f"lessons.{i}.{name}": getattr(part, name) for name in ("data", "indices", "indptr")}
         arrays |= {f"lessons.{i}.embedding": lessons.embeddings[i], f"lessons.{i}.labels": lessons.labels[i]}
+        arrays[f"lessons.{i}.truth"] = lessons.truth[i]
     with whole(path) as part, write_h5ad.opened(part, "w") as file:
         saved.put(file, KIND, words, arrays, packed="lessons")
     cells, size = len(lessons.batch), path.stat().st_size / 1e6
@@ -121,22 +122,22 @@ def model_of(work: Work) -> str:
 
 
 def lessons_of(work: Work) -> tuple[Lessons, int]:
-    """Labelled cells that teach another sample, of the references or else of the query itself; how many by their calls.
+    """Cells that teach another sample, of the references or else of the query itself; how many of them by their calls.
 
-    Of the query those with a label, and those whose own call is surer than `SURE`, which are many more.
+    Of the query all cells that a type explains, those without a label by their call. Calls are not always right, so
+    what such a cell is taken for where confidence is measured is drawn from its probabilities, which are calibrated.
     """
     model, fitted = work.labeller, work.labeller.fitted
     if model.lessons is not None:
         return model.lessons, 0
-    known, called = work.known[fitted.rows], fitted.probabilities.argmax(axis=1)
-    sure = (fitted.probabilities.max(axis=1) >= SURE) & ~fitted.strange
-    labels = np.where(known >= 0, known, np.where(sure, called, -1))
-    if len(np.unique(labels[labels >= 0])) < 2:  # hardly anything is sure
-        labels = called
-    rows = road.evenly(labels, CELLS, np.random.default_rng(work.wishes.seed))
-    cells = fitted.log[rows]
+    rng, p = np.random.default_rng(work.wishes.seed), fitted.probabilities
+    known = work.known[fitted.rows]
+    labels = np.where(known >= 0, known, np.where(fitted.strange, -1, p.argmax(axis=1)))
+    drawn = (rng.random(len(p))[:, None] > p.cumsum(axis=1)).sum(axis=1).clip(max=p.shape[1] - 1)
+    rows = road.evenly(labels, CELLS, rng)
+    cells, truth = fitted.log[rows], np.where(known >= 0, known, drawn)[rows]
     embedding = model.embedder(work.query, work.query.take(fitted.rows[rows]), cells)
-    lessons = Lessons(work.query.genes, [cells], [embedding], [labels[rows]], np.full(len(rows), "0"))
+    lessons = Lessons(work.query.genes, [cells], [embedding], [labels[rows]], [truth], np.full(len(rows), "0"))
     return lessons, int((known[rows] < 0).sum())
 
 
@@ -240,10 +241,10 @@ def taught(path: Path, words: dict, arrays: dict[str, np.ndarray], cells: Source
         f"{len(classes)} types"
     )
     model = learn.teach(cells, embedder, classes, lessons, error=wishes.unknown, seed=wishes.seed)
+    existing = cells.labels(wishes.label_key, wishes.unlabeled)
     if words["work"]["settings"]["checkpoint"].startswith(ON_THE_SPOT) and len(cells) >= road.FEW:
-        model = replace(
-            model, shown=embedder_of(pretrain_here([cells], q.shared_genes([cells]), wishes.seed), own=True)
-        )
+        shown = pretrain_here([cells], q.shared_genes([cells]), wishes.seed, what=f"a map of {cells.name} alone")
+        model = replace(model, shown=embedder_of(shown, own=True))
     warnings = doubts(model, wishes.unknown, cells.name) + cells.warnings
     for sentence in warnings:
         log.warning(sentence)
@@ -252,7 +253,7 @@ def taught(path: Path, words: dict, arrays: dict[str, np.ndarray], cells: Source
     }  # fmt: skip
     return Work(
         query=cells, references=[], wishes=wishes, labeller=model, known=np.full(len(cells), -1), settings=settings,
-        existing=cells.labels(wishes.label_key, wishes.unlabeled), overlap=[overlap], warnings=warnings,
+        existing=existing, overlap=[overlap], warnings=warnings,
         names=words["work"]["names"], calibrated=words["work"]["calibrated"],
     )  # fmt: skip
 
@@ -265,7 +266,8 @@ def lessons_in(words: dict, arrays: dict[str, np.ndarray]) -> Lessons:
         pieces = tuple(arrays[f"lessons.{i}.{name}"] for name in ("data", "indices", "indptr"))
         parts.append(csr_matrix(pieces, shape=(len(labels[i]), len(genes))))
     embeddings = [arrays[f"lessons.{i}.embedding"] for i in numbers]
-    return Lessons(genes, parts, embeddings, labels, np.array(words["lessons"]["batch"]))
+    truth = [arrays[f"lessons.{i}.truth"] for i in numbers]
+    return Lessons(genes, parts, embeddings, labels, truth, np.array(words["lessons"]["batch"]))
 
 
 def rename(cells: Source, spelled: list[str], genes: list[str]) -> None:

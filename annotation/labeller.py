@@ -262,7 +262,7 @@ def _by_lessons(seen: Seen, classes, known: Lessons, error: float | None, seed: 
     parts = [road.unit(part) for part in plain]
     sent = road.send(parts, embeddings, labels, road.unit(ours), seen.embedding, types, seed)
     held = road.held_out(parts, embeddings, labels, batch, types, seed)
-    learnt = _folded(seen, genes, sent, held, familiarity)
+    learnt = _folded(seen, genes, sent, (held.voted, np.concatenate(known.truth)[held.rows]), familiarity)
 
     taken = sent.voted.argmax(axis=1)  # (M,) the type that a cell is taken for, here and among the held-out ones
     between = max(0.0, sent.apart - held.apart)
@@ -285,9 +285,9 @@ def _by_lessons(seen: Seen, classes, known: Lessons, error: float | None, seed: 
     )  # fmt: skip
 
 
-def _folded(seen: Seen, genes: list[str], sent: road.Sent, held: road.HeldOut, familiarity: float | None) -> Learnt:
-    """The query's road as one map of its genes, with the temperature that held-out cells ask for."""
-    temperature, ece, called = _measured(held.voted, held.labels, sent.voted.mean(axis=0))
+def _folded(seen: Seen, genes: list[str], sent: road.Sent, held: tuple, familiarity: float | None) -> Learnt:
+    """The query's road as one map of its genes, with the temperature that `held` asks for: cells (R, L), types (R,)."""
+    temperature, ece, called = _measured(held[0], held[1], sent.voted.mean(axis=0))
     own, types = seen.query.genes, sent.voted.shape[1]
     mask = np.isin(own, genes)  # (G,)
     maps, turn, shift = _fold(sent.views, seen.embedder.columns(own), np.flatnonzero(mask))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -13,7 +13,6 @@ from reading import align
 from reading.source import Source, shared_genes
 
 CELLS = 6_000  # labelled cells that are learnt from, evenly over types: more take time and change little
-SURE = 0.8  # calls of a query that are surer than this count as labels where it teaches another sample
 
 
 @dataclass(frozen=True)
@@ -24,16 +23,17 @@ class Lessons:
     parts: list[csr_matrix]  # (R, S) log1p each
     embeddings: list[np.ndarray]  # (R, H) each
     labels: list[np.ndarray]  # (R,) each
+    truth: list[np.ndarray]  # (R,) each: what they are, as far as it is known, by which confidence is measured
     batch: np.ndarray  # (all R,) text: which dataset, and which batch or donor of it
 
     def of(self, genes: Sequence[str]) -> Lessons:
-        """The same cells on those of their genes that another query has, in its order. ValueError where it has none."""
+        """The same cells on those of their genes that another query has, in its order."""
         own = set(self.genes)
         shared = [gene for gene in genes if gene in own]
         if shared == self.genes:
             return self
         parts = [align.align(part, self.genes, shared) for part in self.parts]
-        return Lessons(shared, parts, self.embeddings, self.labels, self.batch)
+        return replace(self, genes=shared, parts=parts)
 
 
 def read(
@@ -59,4 +59,4 @@ def read(
         embeddings.append(embedder(source, counts[~empty], log[~empty]))
         labels.append(known[rows[~empty]])
         batch += [f"{i} {one}" for one in (batches[i][rows[~empty]] if batches else np.zeros(len(labels[-1])))]
-    return Lessons(genes, parts, embeddings, labels, np.array(batch))
+    return Lessons(genes, parts, embeddings, labels, labels, np.array(batch))

@@ -25,9 +25,12 @@ POSITIVE, NEGATIVE = (
 SCTYPE = ("cellname", "genesymbolmore1", "genesymbolmore2")  # columns of its table
 OWN_SPECIES = 0.3  # share of a list's genes that a dataset of the same species has, however few genes it has
 FULL = 99.0  # percentile of the cells that express a gene: all of what it can do
-SEEDS = 60  # sure cells of a type at most
-LEAST_SEEDS = 3  # fewer: the evidence is too thin
-SHARE = 0.7  # of the cells that look most like a type, so many may be seeds
+HALVES = 20  # times that half of every list is asked
+HALVED = 4  # genes of a list at least, for its halves to confirm each other
+CONFIRMED = 0.5  # share of the halves; between .4 and .6 nothing changes
+SUREST = 0.25  # share of the cells that one half calls a type by which the other half is judged: a rare type's few
+CLEARLY = 0.1  # by so much more than where genes are shuffled
+LEAST_SEEDS = 3  # sure cells of a type; fewer: the evidence is too thin
 SHUFFLES = 5  # of every gene over the cells: what a type scores then by chance is no evidence
 CHANCE, MANY = 99.0, 0.03  # percentile of these scores: more than this share of cells beyond it are evidence too
 
@@ -197,42 +200,91 @@ def weights_of(signs: np.ndarray) -> np.ndarray:
     return weights / np.maximum((weights * (signs > 0)).sum(axis=1, keepdims=True), 1e-12)
 
 
-def seeds(
-    values: csr_matrix, signs: np.ndarray, near: np.ndarray, seed: int, most: int = SEEDS
-) -> tuple[np.ndarray, np.ndarray]:
-    """A few sure cells of each type: labels (M,), -1 for all other cells; and the scores (M, L).
+def seeds(values: csr_matrix, signs: np.ndarray, near: np.ndarray, seed: int) -> np.ndarray:
+    """The sure cells of each type: labels (M,), -1 for all other cells.
 
-    A seed looks more like its type than like any other, more so than by chance (every gene shuffled over the cells),
-    and expresses one of the markers itself. A type with hardly such a cell has none.
+    values (M, C): log1p of the markers; signs (L, C); near (M, K) of each cell, itself first. A cell's type is that
+    whose markers, each in standard deviations, it and its neighbours express most. Of every list only half is asked,
+    HALVES times: a sure cell comes out the same in most of them, and expresses one of the markers itself. A type has
+    sure cells only where the two halves of its list confirm each other: those of a type that is not there do not.
     """
-    level, weights = expressed(values), weights_of(signs)
-    score = level[near].mean(axis=1) @ weights.T  # (M, L)
-    highest, usual = chance(level, weights, near, seed)
-    relative = score - score.mean(axis=0)
-    first = relative.argmax(axis=1)
-    margin = relative[np.arange(len(score)), first] - np.partition(relative, -2, axis=1)[:, -2]
-    own = (level > 0) @ (signs > 0).T  # (M, L) markers the cell itself expresses
+    dense = values.toarray().astype(np.float32)  # (M, C)
+    signs = signs * (dense > dense.min(axis=0)).any(axis=0)  # a gene that no cell differs in says nothing
+    z = (dense - dense.mean(axis=0)) / np.maximum(dense.std(axis=0), 1e-9)
+    around = z[near].mean(axis=1)  # (M, C)
+    score = of_list(around, signs)  # (M, L)
+    first = score.argmax(axis=1)
+    rng = np.random.default_rng(seed)
+    again, confirmed = asked_by_halves(around, signs, score, rng)
+    least = CONFIRMED
+    for _ in range(SHUFFLES):  # of two or three types one half says by chance what the other says
+        shuffled = np.column_stack([rng.permutation(x) for x in z.T])[near].mean(axis=1)
+        least = max(least, asked_by_halves(shuffled, signs, of_list(shuffled, signs), rng)[1].max() + CLEARLY)
+    short = (signs > 0).sum(axis=1) < HALVED  # such a list's halves are hardly two opinions
+    fit = np.where(short, beyond_chance(expressed(values), signs, near, first, seed), confirmed >= least)
+    there = [k for k in np.flatnonzero(fit) if (first == k).sum() >= LEAST_SEEDS]
     labels = np.full(len(score), -1)
-    for k in range(len(signs)):
-        mine = (first == k) & (own[:, k] > 0)
-        rows = np.flatnonzero(mine & (score[:, k] > highest[k]))
-        if len(rows) < LEAST_SEEDS:  # of a gene that many cells express shuffles make high scores too
-            rows = np.flatnonzero(mine & (score[:, k] > usual[k]))
-            rows = rows if len(rows) > MANY * len(score) else rows[:0]
-        rows = rows[np.argsort(-margin[rows], kind="stable")]
-        rows = rows[: max(LEAST_SEEDS, int(SHARE * len(rows)))]
-        rows = spread(rows, most)
+    if not there:
+        return labels
+    first = np.array(there)[score[:, there].argmax(axis=1)]
+    for k in there:
+        rows = np.flatnonzero((first == k) & (again[:, k] >= CONFIRMED) & ((dense > 0) @ (signs[k] > 0)))
         if len(rows) >= LEAST_SEEDS:
             labels[rows] = k
-    return labels, score
+    return labels
 
 
-def spread(rows: np.ndarray, most: int) -> np.ndarray:
-    """`most` of the rows, evenly from the first to the last: the surest alone are one corner of their type.
-
-    Learnt from such a corner, the rest of a type is called something else (other donors, other technologies).
+def asked_by_halves(
+    around: np.ndarray, signs: np.ndarray, score: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """What halves of the lists say: the share of them by which each type comes first in a cell (M, L), and (L,) the
+    share of the cells that one half calls a type most surely and of which the other half says the same.
     """
-    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
+    others = np.stack([np.delete(score, k, axis=1).max(axis=1) for k in range(len(signs))], axis=1)  # (M, L)
+    again, same = np.zeros_like(score), np.zeros((HALVES, len(signs)))
+    for draw in range(HALVES):
+        half = half_of(signs, rng)
+        one, other = of_list(around, half) - others, of_list(around, signs - half) - others  # (M, L) how far ahead
+        first = of_list(around, half).argmax(axis=1)
+        again[np.arange(len(first)), first] += 1 / HALVES
+        for k in range(len(signs)):
+            rows = np.flatnonzero(one[:, k] > 0)
+            rows = rows[np.argsort(-one[rows, k], kind="stable")][: max(LEAST_SEEDS, int(SUREST * len(rows)))]
+            same[draw, k] = (other[rows, k] > 0).mean() if len(rows) >= LEAST_SEEDS else 0
+    return again, np.median(same, axis=0)
+
+
+def of_list(around: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    """The mean of each type's markers (M, L), those against it negative; a type without a gene comes last."""
+    score = around @ (signs / np.maximum(np.abs(signs).sum(axis=1, keepdims=True), 1)).T.astype(np.float32)
+    score[:, ~(signs > 0).any(axis=1)] = -1e9  # below all others, and a number that can be subtracted
+    return score
+
+
+def half_of(signs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Half of each type's markers by chance (L, C), at least one."""
+    kept = np.zeros_like(signs)
+    for k, mine in enumerate(signs):
+        genes = rng.permutation(np.flatnonzero(mine))
+        genes = genes[: (len(genes) + 1) // 2]
+        kept[k, genes] = mine[genes]
+    return kept
+
+
+def beyond_chance(level: np.ndarray, signs: np.ndarray, near: np.ndarray, first: np.ndarray, seed: int) -> np.ndarray:
+    """Whether cells of each type (L,) score more than any cell does where every gene is shuffled over the cells.
+
+    level (M, C) as `expressed` gives it; first (M,) the type of each cell. Of genes that many cells express shuffles
+    make high scores too: many cells beyond a usual one will do. A list of one gene has no other evidence.
+    """
+    weights = weights_of(signs)
+    score = level[near].mean(axis=1) @ weights.T  # (M, L)
+    highest, usual = chance(level, weights, near, seed)
+    found = np.zeros(len(signs), dtype=bool)
+    for k in range(len(signs)):
+        mine = score[first == k, k]
+        found[k] = (mine > highest[k]).sum() >= LEAST_SEEDS or (mine > usual[k]).sum() > MANY * len(score)
+    return found
 
 
 def chance(level: np.ndarray, weights: np.ndarray, near: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -49,7 +49,7 @@ class HeldOut:
     """What came of R labelled cells that were sent through as if they were a query's."""
 
     voted: np.ndarray  # (R, L) not calibrated
-    labels: np.ndarray  # (R,) what they are
+    rows: np.ndarray  # (R,) which of the labelled cells of all datasets they are
     scores: np.ndarray  # (R,) how strange
     apart: float  # how far they are from those that were left, as batches
 
@@ -95,7 +95,7 @@ def held_out(parts, embeddings, labels, batch, types: int, seed: int) -> HeldOut
     some = evenly(y, OUT_OF_FOLD, rng)
     fold = _batch_folds(batch[some], FOLDS) if len(np.unique(batch[some])) > 1 else None
     fold = folds(y[some], FOLDS, seed) if fold is None else fold
-    held, truth, scores, apart = [], [], [], []
+    held, places, scores, apart = [], [], [], []
     for j in np.unique(fold[fold >= 0]):
         out, rest = some[fold == j], some[fold != j]
         out = out[np.isin(y[out], y[rest])]
@@ -103,10 +103,10 @@ def held_out(parts, embeddings, labels, batch, types: int, seed: int) -> HeldOut
             continue
         kept = [rest[origin[rest] == i] for i in np.unique(origin[rest])]
         sent = send([x[k] for k in kept], [h[k] for k in kept], [y[k] for k in kept], x[out], h[out], types, seed)
-        held.append(sent.voted), truth.append(y[out]), scores.append(sent.scores), apart.append(sent.apart)
+        held.append(sent.voted), places.append(out), scores.append(sent.scores), apart.append(sent.apart)
     if not held:
         return HeldOut(np.zeros((0, types)), np.zeros(0, int), np.zeros(0), 0.0)
-    return HeldOut(np.vstack(held), np.concatenate(truth), np.concatenate(scores), float(np.median(apart)))
+    return HeldOut(np.vstack(held), np.concatenate(places), np.concatenate(scores), float(np.median(apart)))
 
 
 def _batch_folds(batch: np.ndarray, n_folds: int) -> np.ndarray:

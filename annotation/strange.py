@@ -10,14 +10,18 @@ from sklearn.covariance import LedoitWolf
 from annotation.confidence import conformal, precision_root, squared
 from stages.score import entropy
 
-# Weights and constants below: benchmarks/unknown_reference.py, chosen on 16 pairs and 7 halves, and looked at on all
+# Weights and constants: of benchmarks/unknown_reference.py, chosen on 17 pairs and 9 halves of 53
 DOUBT, FAR = 0.1, 0.1  # weights of the doubt and of the log distance beside the cosine
 CORE = 0.4  # share of a called type's cells, its surest, that say where the query has the type
 ROUNDS = 3  # that they are looked for
 PRIOR = 30  # cells that the shift of the whole query counts as beside a type's own
-ALLOWED, RISEN = 0.45, 0.7  # what scores rise by between experiments, and by how much of what the surer rose
+ALLOWED, RISEN = 0.5, 0.7  # what scores rise by between experiments, and by how much of what the surer rose
 SUREST = 0.25  # quantile of the scores that is compared between query and held-out cells
-APART = 0.05  # distance of two batches, in squared distances of types, at which half of it is allowed
+NOISE, APART = 0.05, 0.02  # distance of halves of one experiment, and beyond it where half of that is allowed
+CHANCE = 0.1  # that scores of two halves of one experiment differ by beyond what their quantiles say
+FEW, RARE = 8, 0.2  # held-out cells of a type that say too little, and what its limit is raised by for that
+MOVED, BANDWIDTH = 0.1, 0.04  # of a limit, to where fewest scores of the query are
+CUTS = 10  # in halves, by chance
 SHRINK = 20  # cells that the typical type's value counts as beside a type's own
 
 
@@ -117,27 +121,33 @@ def scores(places: Places, averaged: np.ndarray, probabilities: np.ndarray, near
 def apart(points: np.ndarray, labels: np.ndarray, features: np.ndarray, called: np.ndarray, seed: int) -> float:
     """How far the same type lies in the query and in the references, in squared distances of a type to its nearest.
 
-    Of the type that lies nearest. Both sides are cut in halves, and the difference of one pair of halves is multiplied
-    with that of the other: two batches of one experiment have 0, however few their cells, for noise does not agree.
+    Of the type that lies nearest, beyond `NOISE`. Both sides are cut in halves, and the difference of one pair of
+    halves is multiplied with that of the other: two batches of one experiment have 0, however few their cells, for
+    noise does not agree.
     """
     rng = np.random.default_rng(seed)
-    half, other = rng.permutation(len(points)) % 2, rng.permutation(len(features)) % 2
-
-    def means(x: np.ndarray, of: np.ndarray, part: np.ndarray, types) -> np.ndarray:  # (2, L', D)
-        return np.stack([[x[(of == k) & (part == j)].mean(axis=0) for k in types] for j in (0, 1)])
-
-    types = [k for k in np.unique(labels) if min(np.bincount(half[labels == k], minlength=2)) > 1]
-    if len(types) < 2:
+    types = [k for k in np.unique(labels) if (labels == k).sum() > 3]
+    seen = [i for i, k in enumerate(types) if (called == k).sum() > 5]
+    if len(types) < 2 or not seen:
         return 0.0
-    theirs = means(points, labels, half, types)
-    between = np.array([((theirs[:, [i]] - np.delete(theirs, i, axis=1)).prod(axis=0)).sum(axis=1).min()
-                        for i in range(len(types))])  # fmt: skip
-    seen = [i for i, k in enumerate(types) if min(np.bincount(other[called == k], minlength=2)) > 2]
-    if not seen:
-        return 0.0
-    ours = means(features, called, other, [types[i] for i in seen])
-    off = (ours - theirs[:, seen]).prod(axis=0).sum(axis=1)  # (S,)
-    return float(max(0.0, off.min() / max(np.median(between), 1e-9)))
+    between, off = np.zeros((len(types), len(types))), np.zeros(len(seen))
+    for _ in range(CUTS):
+        theirs = _halves(points, labels, types, rng)  # (2, L', D)
+        ours = _halves(features, called, [types[i] for i in seen], rng)  # (2, S, D)
+        steps = theirs[:, :, None] - theirs[:, None]  # (2, L', L', D)
+        between += (steps[0] * steps[1]).sum(axis=-1) / CUTS
+        off += ((ours[0] - theirs[0, seen]) * (ours[1] - theirs[1, seen])).sum(axis=-1) / CUTS
+    np.fill_diagonal(between, np.inf)
+    return float(max(0.0, off.min() / max(np.median(between.min(axis=1)), 1e-9) - NOISE))
+
+
+def _halves(x: np.ndarray, of: np.ndarray, types: list, rng: np.random.Generator) -> np.ndarray:
+    """The means (2, L', D) of two halves, drawn by chance, of the cells of each type."""
+    found = []
+    for k in types:
+        rows = rng.permutation(np.flatnonzero(of == k))
+        found.append([x[rows[: len(rows) // 2]].mean(axis=0), x[rows[len(rows) // 2 :]].mean(axis=0)])
+    return np.array(found).transpose(1, 0, 2)
 
 
 def limits_of(
@@ -155,7 +165,7 @@ def limits_of(
     by what they are, cells between two types pay for the others. A conformal quantile for each (Vovk 2012), drawn to
     the typical type's where it has few cells. scores (M,) of the query, which was called. between: how far `apart` it
     is beyond what held-out cells are: scores rise between experiments by what no held-out cell of one experiment shows,
-    so a limit is at least so much above its type's typical score.
+    so a limit is at least so much above its type's typical score, and is moved a little to where the query has a gap.
     """
     if len(held) < 6:
         return np.full(types, np.inf)
@@ -170,4 +180,12 @@ def limits_of(
         own[k] = (count[k] * conformal(above[labels == k], error) + SHRINK * typical) / (count[k] + SHRINK)
     risen = float(np.quantile(scores - middle[called], SUREST) - np.quantile(above, SUREST))
     allowed = (ALLOWED + RISEN * max(risen, 0.0)) * between / (between + APART)
-    return middle + np.maximum(own, allowed)
+    limits = middle + RARE * (count < FEW) + np.maximum(own + CHANCE, allowed)
+    return limits + (emptiest(scores - limits[called]) if between else 0.0)
+
+
+def emptiest(above: np.ndarray) -> float:
+    """Where within `MOVED` of 0 fewest of the values (M,) lie: cells of a new type lie apart from those of the known."""
+    places = np.linspace(-MOVED, MOVED, 41)
+    crowd = [np.exp(-0.5 * ((above - place) / BANDWIDTH) ** 2).sum() for place in places]
+    return float(places[int(np.argmin(crowd))])

@@ -69,12 +69,12 @@ class Wishes:
         for name, why in clashes.items():
             if why and len(self.reference):
                 raise ValueError(f"--{name} {why}: leave it out, or leave --reference out")
-        self._refuse_beside_labeller()
         if self.embed_only and self.explore:
             raise ValueError("--embed_only makes no groups, and --explore does: leave one of them out")
         for name in ("labels", "markers"):
             if self.embed_only and getattr(self, name) is not None:
                 raise ValueError(f"--embed_only gives no labels: leave it out, or leave --{name} out")
+        self._refuse_beside_labeller()
         if self.labels is not None and self.markers is not None and not self.explore:
             raise ValueError("--labels and --markers both say what cells are: leave one of them out")
 

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 
 import recipes
 import utils
-from annotation import foreign, given_labels, marker_labels, road
+from annotation import foreign, given_labels, groups, marker_labels, road
 from annotation import labeller as learn
 from annotation.given_labels import Given
 from annotation.groups import Groups
@@ -70,6 +70,7 @@ class Labels:
     theirs: list[np.ndarray]  # (M,) of each reference
     classes: list[str]
     existing: np.ndarray | None = None  # (N,) names in the query that are not learnt from, "" for none
+    groups: np.ndarray | None = None  # (N,) int: cells are labelled by the names of these, -1 for others
 
 
 def learn_from(cells: Source, references: Sequence[Source], model: Path | None, wishes: Wishes) -> Work:
@@ -82,6 +83,7 @@ def learn_from(cells: Source, references: Sequence[Source], model: Path | None, 
     checkpoint, overlap, made, corpus = encoder_for(everything, shared, model, wishes)
     embedder = embedder_of(checkpoint, own=not references and made.startswith(ON_THE_SPOT))
     labels = labels or by_markers(cells, embedder, wishes, marked)
+    labels = settled(cells, embedder, labels, wishes.seed) if labels.groups is not None else labels
     begin = time.perf_counter()
     log.info(f"learning what the {min(len(cells), learn.FIT):,} cells are like")
     pairs = list(zip(references, labels.theirs, strict=True))
@@ -178,7 +180,8 @@ def cell_types(cells: Source, references: Sequence[Source], wishes: Wishes) -> L
         texts = [labels_of(source, wishes, True) for source in references]
         existing = cells.labels(wishes.label_key, wishes.unlabeled)
     elif wishes.labels:
-        texts, existing = [of_file(cells, wishes, wishes.labels)], cells.labels(None, wishes.unlabeled)
+        keys = given_labels.keys_of(wishes.labels, cells, [cells.rows.path.parent, Path.cwd()])
+        texts, existing = [of_file(cells, wishes, wishes.labels, keys)], cells.labels(None, wishes.unlabeled)
     else:
         texts = [labels_of(cells, wishes, False)]
     where = str(wishes.labels.path) if wishes.labels else ", ".join(source.where for source in sources)
@@ -190,19 +193,40 @@ def cell_types(cells: Source, references: Sequence[Source], wishes: Wishes) -> L
     if existing is not None and (existing != "").any():
         log.info(f"{cells.name} has labels of its own; they are not used, but compared with in the report")
     if not references:
-        return Labels(codes[0], codes[0], [], classes, existing)
+        of = groups_named(keys, wishes.labels) if wishes.labels and wishes.labels.by_group else None
+        return Labels(codes[0], codes[0], [], classes, existing, of)
     return Labels(none, none, codes, classes, existing)
 
 
-def of_file(cells: Source, wishes: Wishes, given: Given) -> np.ndarray:  # (N,) object
+def groups_named(keys: Sequence[str], given: Given) -> np.ndarray:
+    """The group of each cell as int (N,), -1 for one that the file does not name."""
+    of = np.unique(keys, return_inverse=True)[1]
+    return np.where([bool(given.types.get(key)) for key in keys], of, -1)
+
+
+def of_file(cells: Source, wishes: Wishes, given: Given, keys: Sequence[str]) -> np.ndarray:  # (N,) object
     """Labels from a file of their own; over those of the column --label_key, where the query has it."""
-    places = [cells.rows.path.parent, Path.cwd()]
-    labels = given_labels.labels_of(given, cells, places)
+    labels = given_labels.labels_of(given, cells, keys=keys)
     column = cells.labels(wishes.label_key, wishes.unlabeled) if wishes.label_key else None
     if wishes.label_key and column is None and wishes.label_key != given.column:
         raise ValueError(no_column(cells, wishes.label_key))
     labels = given_labels.merged(labels, column, given, cells)
     return np.where(np.isin(labels.astype(str), [str(word).strip() for word in wishes.unlabeled]), "", labels)
+
+
+def settled(cells: Source, embedder: Embedder, labels: Labels, seed: int) -> Labels:
+    """Without the cells that a group's name does not fit: `groups.keep_their_name`."""
+    log.info("looking whether the names fit all cells of their groups")
+    fitted = learn.fit(cells, embedder, labels.taught, [], seed=seed).fitted
+    kept = groups.keep_their_name(fitted.features, labels.groups[fitted.rows], labels.taught[fitted.rows], seed)
+    taught = labels.taught.copy()
+    taught[fitted.rows[~kept]] = -1
+    if lost := int((~kept).sum()):
+        log.info(
+            f"{lost:,} of {int((labels.taught >= 0).sum()):,} cells of named groups look surely like another type: "
+            "they do not keep the name"
+        )
+    return replace(labels, taught=taught, known=taught)
 
 
 def by_markers(cells: Source, embedder: Embedder, wishes: Wishes, marked: tuple[np.ndarray, np.ndarray]) -> Labels:
@@ -215,7 +239,7 @@ def by_markers(cells: Source, embedder: Embedder, wishes: Wishes, marked: tuple[
     log.info(f"looking for sure cells of {len(markers.types)} types by {len(columns)} marker genes")
     fitted = learn.fit(cells, embedder, none, [], seed=seed).fitted
     near = road.neighbours(fitted.features, learn.AVERAGED)
-    found, _ = marker_labels.seeds(fitted.log[:, columns], signs, near, seed)  # (M,)
+    found = marker_labels.seeds(fitted.log[:, columns], signs, near, seed)  # (M,)
     count = np.bincount(found[found >= 0], minlength=len(signs))
     kept = np.flatnonzero(count)
     if lost := [markers.types[k] for k in np.flatnonzero(count == 0)]:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -16,27 +16,51 @@ from scipy.sparse import csr_matrix
 
 from reading import guard
 
+if TYPE_CHECKING:
+    from anndata import AnnData
+
 CHUNK = 1 << 20  # entries of a chunk of the sparse arrays
+KEPT = 64 << 20  # bytes kept of what could not be written
 
 
 class Disk(io.FileIO):
     """A file under HDF5 that keeps a failed write to itself, in `failed`, and lets later ones go.
 
-    HDF5 does not survive one: it tries again at close and at exit, and brings the interpreter down.
+    HDF5 does not survive one: it tries again at close and at exit, and brings the interpreter down. What it writes of
+    its own order after that it reads back, and it does not survive that this is not there either: so it is `kept`.
     """
 
     failed: OSError | None = None
 
+    def __init__(self, *how: Any):
+        super().__init__(*how)
+        self.kept: dict[tuple[int, int], bytes] = {}
+        self.room = KEPT
+
     def write(self, data: Any) -> int:
         """All of the bytes: HDF5 does not ask how many were taken."""
         rest = memoryview(data).cast("B")
-        size = len(rest)
+        size, at, piece = len(rest), self.tell(), rest
         try:
             while len(rest) and self.failed is None:
                 rest = rest[super().write(rest) :]
         except OSError as error:
             self.failed = error
+        if self.failed is not None and size <= min(CHUNK, self.room):
+            self.room += len(self.kept.pop((at, size), b"")) - size
+            self.kept[at, size] = bytes(piece)  # the last one last
         return size
+
+    def readinto(self, buffer: Any) -> int:
+        """All of the bytes asked for: HDF5 does not ask how many there were, and takes what was in memory before."""
+        view, at = memoryview(buffer).cast("B"), self.tell()
+        found = super().readinto(view) or 0
+        view[found:] = bytes(len(view) - found)
+        for (start, size), piece in self.kept.items():
+            low, high = max(at, start), min(at + len(view), start + size)
+            if low < high:
+                view[low - at : high - at] = piece[low - start : high - start]
+        return len(view)
 
     def truncate(self, size: int | None = None) -> int:
         """HDF5 ends a file with it."""
@@ -68,6 +92,14 @@ def opened(target: Path, mode: str = "r+") -> Iterator[h5py.File]:
 def copy_file(source: Path, target: Path) -> None:
     """A copy of the bytes; the matrix never passes through this program's memory."""
     shutil.copyfile(source, target)
+
+
+def whole(target: Path, adata: AnnData) -> None:
+    """Write an AnnData that is in memory, on a disk that may be full."""
+    from anndata.io import write_elem
+
+    with opened(target, "w") as file:
+        write_elem(file, "/", adata)
 
 
 def new_file(target: Path, blocks: Iterable[tuple[int, csr_matrix]], obs: pd.DataFrame, genes: list[str]) -> None:

@@ -6,6 +6,7 @@ import atexit
 import csv
 import gzip
 import json
+import math
 import os
 import re
 import select
@@ -27,6 +28,7 @@ from reading.matrix import REWRITE, Unreadable
 INSIDE = (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT)
 DAMAGE = (OSError, EOFError, ValueError, OverflowError, zlib.error, csv.Error)  # what damaged text may raise
 PACKED = 1032  # bytes that one byte of deflate can hold at most
+LARGEST_CHUNK = 1 << 30  # bytes: usual are under one million
 SMALL = 64 << 20  # what may be declared whatever the file's size: chunks never written take no room
 MTX_HEAD = re.compile(rb"%%MatrixMarket\s+matrix\s+coordinate\s+(real|integer|pattern)\s+general\s*", re.IGNORECASE)
 MTX_SIZES = re.compile(rb"\s*(\d{1,15})\s+(\d{1,15})\s+(\d{1,15})\s*")
@@ -131,9 +133,9 @@ class _Scouts:
                 except BaseException:  # Ctrl-C: what it still says would be taken for the answer about the next file
                     self.end()
                     raise
-                if answer == "fine" or "memory" in answer:
+                if "crashes" not in answer:
                     return answer
-                self.end()
+                self.end()  # it may have been an earlier file that broke it
             return answer
 
     def _answer(self, path: str) -> str:
@@ -151,6 +153,7 @@ class _Scouts:
             return "fine"
         if process.poll() is None:
             process.kill()
+        self.process = None
         hangs = process.wait() in {-getattr(signal, name, 0) for name in ("SIGKILL", "SIGXCPU")} - {0}
         return "the HDF5 library never ends reading it" if hangs else "the HDF5 library crashes over it"
 
@@ -207,7 +210,7 @@ def inside_only(file: h5py.File, where: str) -> None:
             path = f"{name}/{raw.decode('utf-8', 'replace')}"
             kind = group.links.get_info(raw).type
             if kind not in INSIDE:
-                _refuse(where, path, "a link to another file")
+                _refuse(where, path, "a link to another file", COPIED)
             if kind == h5py.h5l.TYPE_SOFT:
                 continue
             node = h5py.h5o.open(group, raw)
@@ -227,6 +230,13 @@ def _refuse_size(node: h5py.h5d.DatasetID, where: str, path: str) -> None:
         raise Unreadable(
             f"{where}: {path} declares {declared / 2**30:,.1f} GB, more than a file of {held:,} bytes "
             f"can hold; {REWRITE}"
+        )
+    plan = node.get_create_plist()
+    piece = plan.get_chunk() if plan.get_layout() == h5py.h5d.CHUNKED else ()
+    if (taken := math.prod(piece) * node.get_type().get_size()) > LARGEST_CHUNK:
+        raise Unreadable(
+            f"{where}: {path} is packed in pieces of {taken / 2**30:,.1f} GB, which are only read whole; write it in "
+            "smaller chunks"
         )
 
 
@@ -273,20 +283,30 @@ def _fault_of_lines(file: BinaryIO, entries: int) -> str:
     return ""
 
 
+COPIED = (
+    "old = h5py.File('FILE'); new = h5py.File('whole.h5ad', 'w'); [old.copy(old[name], new, name, "
+    "expand_external=True) for name in old]; new.attrs.update(old.attrs); new.close()"
+)
+BROUGHT_IN = (
+    "file = h5py.File('FILE', 'r+'); node = file['{path}']; values, said = node[...], dict(node.attrs); "
+    "del file['{path}']; file['{path}'] = values; file['{path}'].attrs.update(said); file.close()"
+)
+
+
 def _refuse_storage(node: h5py.h5d.DatasetID, where: str, path: str) -> None:
     plan = node.get_create_plist()
     if plan.get_layout() == h5py.h5d.CONTIGUOUS and plan.get_external_count():
-        _refuse(where, path, "stored in another file")
+        _refuse(where, path, "stored in another file", BROUGHT_IN)
     if plan.get_layout() == h5py.h5d.VIRTUAL:
         files = {plan.get_virtual_filename(i) for i in range(plan.get_virtual_count())}
         if files - {"."}:
-            _refuse(where, path, "a view of another file")
+            _refuse(where, path, "a view of another file", BROUGHT_IN)
 
 
-def _refuse(where: str, path: str, what: str) -> None:
+def _refuse(where: str, path: str, what: str, remedy: str) -> None:
     raise Unreadable(
-        f"{where}: {path} is {what}, which is neither read nor written; copy the file with its links resolved: "
-        "h5repack --merge, or adata = anndata.read_h5ad(FILE); adata.write_h5ad('whole.h5ad')"
+        f"{where}: {path} is {what}, which is neither read nor written; if you trust it, bring that into the file with "
+        f"Python: import h5py; {remedy.replace('{path}', path)}"
     )
 
 

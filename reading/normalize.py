@@ -17,6 +17,7 @@ LOG_UP_TO = 20.5  # numbers that nothing else tells from logarithms: log2 of a m
 LN_UP_TO = 9.3  # the logarithm of 10,000 is 9.21
 SAME_SUM = 0.003  # row sums closer than this are one constant; float16 and two decimals stay below
 LEAST_SUM = 100.0  # a hundredth of CP10k: cells that sum to less were scaled to something else
+CALLED_COUNTS = ("layers['counts']", "layers['raw_counts']")
 NEAR = 0.08  # mean distance from whole numbers; 0.25 is chance, 0.05 is what two decimals leave
 LOG_OF_LOG_UP_TO = 2.9  # log1p of 16.2, which no logarithm of a normalised value exceeds
 DENSE, MANY_GENES = 0.95, 2000  # share of entries above 0 among so many genes that only a model gives
@@ -115,7 +116,7 @@ def detect(sample: csr_matrix, where: str = "X") -> Values:
         sample = sample[sample_of(sample.shape[0])]
     refuse(sample, where)
     values = _detect(sample, where)
-    return replace(values, doubt=_doubt(values, sample))
+    return replace(values, doubt=_doubt(values, sample, where))
 
 
 def sample_of(cells: int) -> np.ndarray:
@@ -123,7 +124,7 @@ def sample_of(cells: int) -> np.ndarray:
     return np.arange(0, cells, max(1, -(-cells // MOST_ROWS)))
 
 
-def _doubt(values: Values, sample: csr_matrix) -> str:
+def _doubt(values: Values, sample: csr_matrix, where: str) -> str:
     """Why values may not be what they are taken for, with the number that gives it away; "" where nothing does."""
     v = sample.data[sample.data > 0].astype(np.float64)
     share = len(v) / max(1, sample.shape[0] * sample.shape[1])
@@ -135,6 +136,8 @@ def _doubt(values: Values, sample: csr_matrix) -> str:
     if whole < 0.999 and len(squares) * 2 > len(v) and near.mean() > 0.999:
         return f"they are square roots of counts ({1 - whole:.0%} are not whole, but all their squares are)"
     if not values.sure and values.kind == "counts":
+        if where in CALLED_COUNTS and share <= DENSE:  # corrected for ambient RNA, say: its owner knows what they are
+            return ""
         return (
             f"{1 - whole:.0%} are not whole, and the largest is {top:,.4g}, too large for a logarithm: residuals, "
             "or values of a scale of their own"

@@ -43,6 +43,7 @@ class SparseRows:
         self.shape = counts.shape
         self.device = torch.device(device)
         self.log1p = log1p
+        self.lengths = np.diff(counts.indptr)  # (N,) stored values of each row, on the host
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # we only ever read
             self._start = torch.from_numpy(counts.indptr.astype(np.int64)).to(self.device)
@@ -53,20 +54,27 @@ class SparseRows:
         return self.shape[0]
 
     def __getitem__(self, rows: torch.Tensor | slice) -> torch.Tensor:
+        entries = None
         if isinstance(rows, slice):
+            entries = int(self.lengths[rows].sum())
             rows = torch.arange(*rows.indices(len(self)), device=self.device)
-        return self.fill(rows, torch.empty(len(rows), self.shape[1], device=self.device))
+        return self.fill(rows, torch.empty(len(rows), self.shape[1], device=self.device), entries)
 
-    def fill(self, rows: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """Write the cells `rows` (B,) into `out` (B, G), a slice of a larger batch for instance."""
+    def fill(self, rows: torch.Tensor, out: torch.Tensor, entries: int | None = None) -> torch.Tensor:
+        """Write the cells `rows` (B,) into `out` (B, G), a slice of a larger batch for instance.
+
+        `entries` is the number of their stored values; told that, the host need not wait for a GPU to count them.
+        """
         out.zero_()
         rows = rows.to(self.device)
         start = self._start[rows]
         length = self._start[rows + 1] - start
+        count = int(length.sum()) if entries is None else entries
         first = torch.cumsum(length, 0) - length  # where each row's entries begin in this batch
-        entry = torch.arange(int(length.sum()), device=self.device)
-        entry += torch.repeat_interleave(start - first, length)
-        place = torch.repeat_interleave(torch.arange(len(rows), device=self.device) * self.shape[1], length)
+        entry = torch.arange(count, device=self.device)
+        entry += torch.repeat_interleave(start - first, length, output_size=count)
+        row = torch.arange(len(rows), device=self.device) * self.shape[1]
+        place = torch.repeat_interleave(row, length, output_size=count)
         place += self._columns[entry]
         values = self._values[entry]
         out.view(-1)[place] = torch.log1p(values) if self.log1p else values

@@ -14,7 +14,7 @@ from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from stages import reduce
+from stages import on_device, reduce
 
 try:
     import faiss  # not among the requirements
@@ -31,7 +31,7 @@ TREE_UP_TO = 10_000  # cells: the tree needs all their pairwise distances, 0.4 G
 
 
 class RowsOnDevice(Protocol):
-    """What `lloyd` reads: a tensor, or sparse rows on a device that give a dense tensor for a slice."""
+    """Cells where torch has them: a tensor, or sparse rows that give a dense one for a slice."""
 
     shape: tuple[int, int]
 
@@ -91,7 +91,7 @@ def pseudo_labels(
     if method != "kmeans":
         raise ValueError(f"no clustering method is called {method!r}; there are kmeans and agglomerative")
     if not isinstance(points, np.ndarray) and not issparse(points):
-        return lloyd(points, sizes, seed=seed).cpu().numpy()
+        return on_device.kmeans(points[:], sizes, seed=seed, spread=spread).cpu().numpy()
     if issparse(points):
         if points.shape[0] >= ROTATE_UP_TO:
             points = reduce.project(points, *reduce.components(points, LEADING, seed=seed))  # (N, 100)
@@ -148,38 +148,6 @@ def _gram(points: csr_matrix) -> np.ndarray:
     gram -= mean[None, :]
     gram[diagonal, diagonal] += 1e-9 * gram[diagonal, diagonal].mean() + np.finfo(np.float32).tiny
     return gram
-
-
-def lloyd(points: RowsOnDevice, sizes: tuple[int, ...], *, seed: int = 0, batch: int = 8192) -> torch.Tensor:
-    """The same k-means in torch, where `points` (N, D) are: all partitions in one pass over the rows an iteration.
-
-    Returns (N, len(sizes)) int64. A cluster that loses its last cell keeps its centre.
-    """
-    cells, width = points.shape
-    generator = torch.Generator().manual_seed(seed)
-    start = torch.cat([torch.randperm(cells, generator=generator)[:size] for size in sizes])
-    example = points[0:1]
-    centres = torch.empty(len(start), width, device=example.device, dtype=example.dtype)  # (sum K, D)
-    for place, row in enumerate(start.tolist()):
-        centres[place] = points[row : row + 1][0]
-    offsets = torch.tensor([0, *np.cumsum(sizes)], device=centres.device)
-    labels = torch.zeros(cells, len(sizes), dtype=torch.int64, device=centres.device)
-    for iteration in range(ITERATIONS + 1):  # the last pass only assigns
-        total, count = torch.zeros_like(centres), torch.zeros(len(centres), device=centres.device)
-        previous = labels.clone()
-        norm = centres.square().sum(dim=1)
-        for first in range(0, cells, batch):
-            x = points[first : first + batch]  # (B, D)
-            distance = norm - 2 * x @ centres.T  # (B, sum K), up to a constant a row
-            for column, part in enumerate(distance.split(list(sizes), dim=1)):
-                nearest = part.argmin(dim=1)
-                labels[first : first + batch, column] = nearest
-                total.index_add_(0, nearest + offsets[column], x)
-                count.index_add_(0, nearest + offsets[column], torch.ones_like(nearest, dtype=count.dtype))
-        if iteration == ITERATIONS or (iteration and torch.equal(labels, previous)):
-            break
-        centres = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], centres)
-    return labels
 
 
 def _tree(points: np.ndarray | csr_matrix | RowsOnDevice, sizes: tuple[int, ...], seed: int) -> np.ndarray:

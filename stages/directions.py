@@ -4,11 +4,14 @@ A random start of 15,000 genes x 200 units keeps its noise, because a few hundre
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
+import torch
 from scipy.sparse import csr_matrix
 
 import ranks
+from stages import on_device
 
 LEAST_SCALE = 0.1  # added to every gene's deviation: a gene that hardly varies is not blown up
 BLOCK = 16_384  # cells whose genes are summed at once
@@ -35,15 +38,21 @@ def gene_scale(variances: Sequence[np.ndarray], measured: Sequence[np.ndarray]) 
 
 
 def start(
-    datasets: Sequence[csr_matrix], measured: Sequence[np.ndarray], labels: Sequence[np.ndarray], hidden: int
+    datasets: Sequence[csr_matrix],
+    measured: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    hidden: int,
+    device: torch.device | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All an encoder starts from: `directions` (H, G), the `gene_scale` (G,) they are of, and gene means (D, G).
 
-    `datasets` (N, G) log-normalised, with pseudo-labels (N, P); `measured` (G,) bool, the genes each of them has.
+    `datasets` (N, G) log-normalised, with pseudo-labels (N, P); `measured` (G,) bool, the genes each of them has. With
+    a `device` cells are summed there, as dense blocks, which pays on a GPU.
     """
-    means, variances = zip(*ranks.spread(moments, datasets, [x.nnz for x in datasets]), strict=True)
+    of_genes = partial(on_device.moments, device=device) if device else moments
+    means, variances = zip(*ranks.spread(of_genes, datasets, [x.nnz for x in datasets]), strict=True)
     scale = gene_scale(variances, measured)
-    return directions(datasets, means, labels, scale, hidden), scale, np.stack(means)
+    return directions(datasets, means, labels, scale, hidden, device), scale, np.stack(means)
 
 
 def directions(
@@ -52,6 +61,7 @@ def directions(
     labels: Sequence[np.ndarray],
     scale: np.ndarray,
     hidden: int,
+    device: torch.device | None = None,
 ) -> np.ndarray:
     """The `hidden` leading directions (H, G) of all pseudo-cluster centroids, on genes divided by `scale` (G,).
 
@@ -61,7 +71,9 @@ def directions(
 
     def centroids(dataset: int) -> np.ndarray:
         x, mean, partitions = datasets[dataset], means[dataset], labels[dataset]
-        block = np.vstack([_centroids(x, column) - root_share(column)[:, None] * mean for column in partitions.T])
+        found = _on_device(x, partitions, device) if device else [_centroids(x, column) for column in partitions.T]
+        shares = [root_share(column)[:, None] for column in partitions.T]
+        block = np.vstack([one - share * mean for one, share in zip(found, shares, strict=True)])
         block /= scale
         return block / np.sqrt(np.square(block).sum() + 1e-12)
 
@@ -92,3 +104,9 @@ def _centroids(x: csr_matrix, column: np.ndarray) -> np.ndarray:
     weight = (root_share(column) / count)[column]
     member = csr_matrix((weight, (column, np.arange(len(column)))), shape=(len(count), len(column)), dtype=np.float32)
     return (member @ x).toarray()  # (K, G)
+
+
+def _on_device(x: csr_matrix, partitions: np.ndarray, device: torch.device) -> list[np.ndarray]:
+    """`_centroids` of every partition (N, P), on a GPU."""
+    weights = [root_share(column) / np.maximum(np.bincount(column), 1) for column in partitions.T]
+    return on_device.weighted_sums(x, partitions, [one.astype(np.float32) for one in weights], device)

@@ -55,6 +55,7 @@ def pretrain(
     seed: int,
     sizes: Sequence[int] | None = None,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+    bf16: bool = False,
     progress: Progress | None = None,
     after_epoch: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
@@ -65,8 +66,9 @@ def pretrain(
     their targets (n_i, P), and gives the loss. With many processes each holds a part of the batch and gives that part
     of the loss; `share` tells it which, else it is None. An epoch is `steps` steps over freshly shuffled cells; the
     shuffling depends on `seed` and the epoch alone, so a run resumed from `progress` goes the way of an unbroken one.
-    `schedule` moves on with every step. Training stops after `patience` epochs without a lower loss. Raises ValueError
-    when the loss is no longer finite.
+    `schedule` moves on with every step. With `bf16` products are made in bfloat16, of weights that stay float32. The
+    host waits for the device once an epoch, for the loss. Training stops after `patience` epochs without a lower loss.
+    Raises ValueError when the loss is no longer finite.
     """
     progress = progress or Progress()
     sizes = list(sizes or (task.batch_size(steps) for task in tasks))
@@ -80,7 +82,8 @@ def pretrain(
             generator = torch.Generator().manual_seed(seed * 100_003 + progress.epoch)
             total = torch.zeros((), dtype=torch.float64, device=device)
             for own, targets, share in _batches(tasks, sizes, steps, x, generator):
-                loss = network(x[: sum(own)], own, targets, share)
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    loss = network(x[: sum(own)], own, targets, share)
                 optimizer.zero_grad(set_to_none=True)
                 (loss * ranks.size()).backward()  # gradients of the ranks' parts of the loss become their mean
                 optimizer.step()
@@ -108,42 +111,48 @@ def _batches(
 
     With many processes all draw the same batch, and `x` is filled with those of its rows that this one holds.
     """
-    device, several = x.device, ranks.size() > 1
     orders = [_Order.of(task, size, steps, generator) for task, size in zip(tasks, sizes, strict=True)]
-    starts = np.cumsum([0, *sizes])
+    starts = np.cumsum([0, *sizes])[:-1].tolist()
     for step in range(steps):
         parts = [order.of_step(step) for order in orders]
-        own = [len(rows) for rows, _ in parts]
+        own = [len(rows) for rows, _, _ in parts]
         targets = []
-        for task, (rows, _), out in zip(tasks, parts, x[: sum(own)].split(own), strict=True):
-            rows = rows.to(device)
-            task.rows.fill(rows, out)
+        for task, (rows, _, entries), out in zip(tasks, parts, x[: sum(own)].split(own), strict=True):
+            task.rows.fill(rows, out, entries)
             targets.append(task.targets[rows])
         share = None
-        if several:
-            places = [start + places for start, (_, places) in zip(starts, parts, strict=False)]
-            share = Share(sizes, torch.cat(places).to(device))
+        if ranks.size() > 1:
+            places = [start + places for start, (_, places, _) in zip(starts, parts, strict=True)]
+            share = Share(sizes, torch.cat(places))
         yield own, targets, share
 
 
 @dataclass(frozen=True)
 class _Order:
-    """The rows of a task's steps, one after the other: which, where in their step's batch, where a step begins."""
+    """The rows of a task's steps, one after the other: which, where in their step's batch, where a step begins.
+
+    `begin` is that of rows, `entries` of their stored values; both are known to the host.
+    """
 
     rows: Tensor
     places: Tensor
     begin: list[int]
+    entries: list[int]
 
     @classmethod
     def of(cls, task: Task, size: int, steps: int, generator: torch.Generator) -> "_Order":
+        """An epoch's, drawn on the host and sent to the device at once."""
         drawn = _order(len(task), size * steps, generator) - task.first
         held = torch.nonzero((drawn >= 0) & (drawn < len(task.rows))).squeeze(1)
-        count = torch.bincount(held // size, minlength=steps).cumsum(0)
-        return cls(drawn[held], held % size, [0, *count.tolist()])
+        rows = drawn[held]
+        begin = [0, *torch.bincount(held // size, minlength=steps).cumsum(0).tolist()]
+        entries = np.concatenate([[0], np.cumsum(task.rows.lengths[rows.numpy()], dtype=np.int64)])[begin]
+        device = task.rows.device
+        return cls(rows.to(device), (held % size).to(device), begin, entries.tolist())
 
-    def of_step(self, step: int) -> tuple[Tensor, Tensor]:
+    def of_step(self, step: int) -> tuple[Tensor, Tensor, int]:
         here = slice(self.begin[step], self.begin[step + 1])
-        return self.rows[here], self.places[here]
+        return self.rows[here], self.places[here], self.entries[step + 1] - self.entries[step]
 
 
 def _order(cells: int, wanted: int, generator: torch.Generator) -> Tensor:

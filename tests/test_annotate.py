@@ -132,7 +132,7 @@ def test_half_of_a_dataset_labels_the_other_without_alarm(files, capsys):
     line = ["--query", files / "one.h5ad", "--reference", files / "two.h5ad", "--label_key", "cell_type", "--out", out]
     assert annotate.main([*map(str, line), "--unknown", "--no-umap"]) == 0
     assert (ad.read_h5ad(out).obs["scpretrain_cell_type"] == "Unknown").mean() < 0.12
-    assert "about 5% are expected" in out.with_suffix(".html").read_text()
+    assert "about 5 % are expected" in out.with_suffix(".html").read_text()
     assert run(*line) == 0
     assert "world" not in capsys.readouterr().out
 

@@ -51,6 +51,15 @@ def test_a_full_disk_leaves_what_was_there_and_names_the_file(tmp_path, monkeypa
         assert path.read_text() == "one" and [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_of_two_files_written_at_once_the_one_that_failed_is_named_once(tmp_path):
+    with pytest.raises(OSError) as told, whole(tmp_path / "outer") as outer, whole(tmp_path / "inner"):
+        outer.write_text("x")
+        raise OSError(28, "No space left on device")
+    inner = tmp_path / "inner"
+    assert str(told.value) == f"{inner} could not be written (No space left on device); what was there is intact"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_fingerprints_tell_contents_apart_and_stay_the_same():
     assert fingerprint(["A", "B"]) == fingerprint(("A", "B")) != fingerprint(["B", "A"])
     assert fingerprint({"a": 1, "b": None}) == fingerprint({"b": None, "a": 1}) != fingerprint({"a": 1, "b": 0})

@@ -44,7 +44,7 @@
         shown: i => (gene || !Number.isNaN(confidence[i])) && chosen_type(i)},
       {id: "map-group", what: "By group", code: group, labels: groups ? groups.labels : [],
         colours: groups ? groups.colours : [], shapes: groups ? groups.shapes : [],
-        word: k => groups.numbers[k] + brief(called(k), 16),
+        word: k => groups.numbers[k] + brief(called(k), 24),
         shown: i => group[i] !== NONE && (lit < 0 || group[i] === lit), rings: groups ? groups.ringed : []},
     ].filter(panel => get(panel.id));
   }

@@ -21,9 +21,8 @@ SCALE = "#a63603 #d9700e #eba23e #b9b39a #7fa8c9 #2f78b5 #0b3c78".split()
 GENE_SCALE = "#d9dde3 #f6b27a #ee7b3c #d0444f #932667 #4a0c6b".split()
 NO_NAME = 0xFFFF  # the code of "no label" in the page's uint16 columns
 ROOM = 14_900_000  # bytes of a page, all in all
-SCRIPTS = (
-    "data.js pens.js labels.js maps.js pictures.js pointer.js genes.js naming.js page.js".split()
-)  # one script, in this order
+# one script, in this order
+SCRIPTS = "data.js pens.js labels.js maps.js pictures.js pointer.js genes.js naming.js page.js".split()
 
 
 def write_report(path: str | Path, annotation: Annotation) -> None:

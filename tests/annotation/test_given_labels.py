@@ -113,7 +113,7 @@ def test_what_is_no_text_or_not_there_is_refused(tmp_path):
     (tmp_path / "labels.xlsx").write_bytes(b"PK\x03\x04\xff\xfe\x00")
     with pytest.raises(ValueError, match="not plain text"):
         given_labels.read(tmp_path / "labels.xlsx")
-    with pytest.raises(FileNotFoundError, match="no such file of labels"):
+    with pytest.raises(FileNotFoundError, match="there is no .*none.csv, a table of labels"):
         given_labels.read(tmp_path / "none.csv")
 
 

@@ -57,3 +57,13 @@ def test_two_groups_in_one_are_said_to_be_mixed():
     size = np.bincount(found.of)
     mixed = groups.mixed(found, x, 0)
     assert mixed[size != 100].all() and not mixed[size == 100].any()
+
+
+def test_cells_of_another_named_group_do_not_keep_the_name_of_their_own():
+    points, truth = blobs([60, 60])
+    of, astray = truth.copy(), np.flatnonzero(truth == 0)[:5]
+    of[astray] = 1  # five cells of the first blob were put into the second group
+    names = of.copy()
+    kept = groups.keep_their_name(points, of, names, 0)
+    assert np.flatnonzero(~kept).tolist() == astray.tolist()
+    assert groups.keep_their_name(points, np.where(of == 1, -1, of), names, 0).all()  # nothing to tell apart

@@ -73,37 +73,42 @@ def test_genes_that_are_not_measured_are_named_and_none_at_all_is_refused(tmp_pa
         marker_labels.measured(markers, source(["ENSG1", "ENSG2"]))
 
 
-def world(seed=0, each=60):
-    """Values of 6 genes, two for each of three types of which the last is not there; features, and the truth."""
+def world(seed=0, each=60, genes=2):
+    """Values of `genes` markers for each of three types of which the last is not there; features, and the truth."""
     rng = np.random.default_rng(seed)
     truth = np.repeat([0, 1], each)
-    x = rng.poisson(0.1, (2 * each, 6)).astype(np.float32)
+    x = rng.poisson(0.1, (2 * each, 3 * genes)).astype(np.float32)
     for k in (0, 1):
-        x[np.ix_(truth == k, [2 * k, 2 * k + 1])] += rng.poisson(2, (each, 2))
+        x[np.ix_(truth == k, range(genes * k, genes * (k + 1)))] += rng.poisson(2, (each, genes))
     features = np.eye(2)[truth] * 10 + rng.normal(0, 1, (2 * each, 2))
-    signs = np.kron(np.eye(3), np.ones((1, 2)))
+    signs = np.kron(np.eye(3), np.ones((1, genes)))
     return csr_matrix(np.log1p(x)), signs, features, truth
 
 
-def test_seeds_are_of_their_type_and_a_type_without_evidence_has_none():
-    values, signs, features, truth = world()
-    labels, scores = marker_labels.seeds(values, signs, neighbours(features, 10), 0)
+@pytest.mark.parametrize("genes", [1, 2, 6])
+def test_seeds_are_of_their_type_and_a_type_without_evidence_has_none(genes):
+    values, signs, features, truth = world(genes=genes)
+    labels = marker_labels.seeds(values, signs, neighbours(features, 10), 0)
     for k in (0, 1):
-        assert 3 <= (labels == k).sum() <= marker_labels.SEEDS and (truth[labels == k] == k).all()
-    assert not (labels == 2).any() and scores.shape == (120, 3)
+        assert (labels == k).sum() > 30 and (truth[labels == k] == k).all()
+    assert not (labels == 2).any()
 
 
-def test_seeds_are_of_the_whole_type_and_not_of_its_surest_corner():
-    assert marker_labels.spread(np.arange(100), 5).tolist() == [0, 24, 49, 74, 99]
-    assert marker_labels.spread(np.arange(4), 5).tolist() == [0, 1, 2, 3]
-
-
-def test_genes_that_say_nothing_give_no_seeds():
+@pytest.mark.parametrize("genes", [2, 6])
+def test_genes_that_say_nothing_give_no_seeds(genes):
     rng = np.random.default_rng(0)
-    values = csr_matrix(np.log1p(rng.poisson(1.0, (200, 6)).astype(np.float32)))
+    values = csr_matrix(np.log1p(rng.poisson(1.0, (200, 3 * genes)).astype(np.float32)))
     near = neighbours(rng.normal(size=(200, 5)), 10)
-    labels, _ = marker_labels.seeds(values, np.kron(np.eye(3), np.ones((1, 2))), near, 0)
-    assert (labels >= 0).sum() <= 6
+    labels = marker_labels.seeds(values, np.kron(np.eye(3), np.ones((1, genes))), near, 0)
+    assert (labels >= 0).mean() < 0.03
+
+
+def test_a_gene_that_is_not_in_the_cells_changes_nothing():
+    values, signs, features, _ = world(genes=4)
+    near = neighbours(features, 10)
+    more = np.hstack([signs, np.array([[1.0], [0], [0]])])
+    found = marker_labels.seeds(csr_matrix(np.hstack([values.toarray(), np.zeros((120, 1))])), more, near, 0)
+    assert (found == marker_labels.seeds(values, signs, near, 0)).mean() > 0.95
 
 
 def test_groups_are_proposed_the_type_whose_markers_they_express():

@@ -159,7 +159,7 @@ def results(folder: Path) -> tuple[Path, list[Path]]:
     return folder / "small.csv", [folder / "small.csv"]
 
 
-def zarr(folder: Path) -> tuple[Path, list[Path]]:
+def zarr(folder: Path, version: int = 2) -> tuple[Path, list[Path]]:
     import warnings
 
     import anndata
@@ -167,7 +167,7 @@ def zarr(folder: Path) -> tuple[Path, list[Path]]:
     path, _ = h5ad(folder)
     adata = anndata.read_h5ad(path)
     path.unlink()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), anndata.settings.override(zarr_write_format=version):
         warnings.simplefilter("ignore")
         adata.write_zarr(folder / "small.zarr")
     parts = (part for part in (folder / "small.zarr").rglob("*") if part.is_file())

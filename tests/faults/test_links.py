@@ -4,6 +4,8 @@ Run: python -m pytest tests/faults/test_links.py
 """
 
 import os
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -25,7 +27,7 @@ def external_group(file, victim):
 
 
 def external_storage(file, victim):
-    file.create_dataset("obs/secret", (8,), "u1", external=[(str(victim), 0, 8)])
+    file.create_dataset("obs/secret", (120,), "u1", external=[(str(victim), 0, 120)])
 
 
 def virtual(file, victim):
@@ -60,6 +62,21 @@ def test_a_link_out_of_the_file_is_refused_and_the_other_file_stays_as_it_is(wor
     assert "another file" in capsys.readouterr().err
     assert victim.read_bytes() == before
     assert sorted(path.name for path in query.parent.iterdir()) == ["query.h5ad", "victim.h5"]
+
+
+@pytest.mark.parametrize("hostile", [external_link, external_group, external_storage, virtual, deep_link])
+def test_what_is_proposed_for_a_file_in_parts_makes_it_a_file_that_is_read(world_of_two, monkeypatch, hostile):
+    query, victim = world_of_two
+    monkeypatch.chdir(query.parent)
+    with h5py.File(query, "r+") as file:
+        hostile(file, victim)
+    with pytest.raises(Unreadable) as refused:
+        read(query)
+    code = str(refused.value).split("with Python: ")[1].replace("FILE", query.name)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    mended = query.with_name("whole.h5ad") if "whole.h5ad" in code else query
+    victim.unlink()
+    assert len(read(mended).cells) == 120
 
 
 def test_links_inside_the_file_and_loops_are_read_as_ever(world_of_two):

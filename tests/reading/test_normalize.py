@@ -275,6 +275,8 @@ def test_square_roots_residuals_and_shares_of_the_largest_are_doubted():
     residuals = np.clip((counts - expected) / np.sqrt(expected + expected**2 / 100 + 1e-9), 0, None) * 10
     found = detect(csr_matrix(residuals))
     assert not found.sure and f"{residuals.max():,.4g}" in found.doubt
+    corrected = csr_matrix(counts * np.random.default_rng(0).uniform(0.8, 1, counts.shape) * 20)
+    assert detect(corrected).doubt and not detect(corrected, "layers['counts']").doubt  # its owner says what it is
     log = slow_log1p(counts)
     found = detect(csr_matrix(log / np.maximum(log.max(0), 1e-9)))
     assert not found.sure and "the largest is 1," in found.doubt

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from conftest import draw
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import csr_matrix
@@ -111,24 +110,6 @@ def test_the_torch_k_means_reaches_the_inertia_of_scikit_learn(size):
     rows = SparseRows(counts, "cpu")  # what CUDA is given, on the CPU
     ours = [inertia(dense, cluster.pseudo_labels(rows, (size,), seed=s)[:, 0]) for s in range(5)]
     np.testing.assert_allclose(ours, np.mean(plain), rtol=0.02)
-
-
-def test_the_torch_k_means_from_the_same_start_is_scikit_learn():
-    sizes = (8, 15, 3)
-    dense = np.random.default_rng(0).gamma(2, size=(300, 40))  # no two distances are equal
-    labels = cluster.lloyd(torch.from_numpy(dense), sizes, seed=3, batch=64).numpy()
-    generator = torch.Generator().manual_seed(3)
-    for column, size in zip(labels.T, sizes, strict=True):
-        start = dense[torch.randperm(300, generator=generator)[:size].numpy()]
-        plain = KMeans(size, init=start, n_init=1, max_iter=20, tol=0).fit_predict(dense)
-        np.testing.assert_array_equal(column, plain)
-
-
-def test_the_torch_k_means_takes_sparse_rows_and_tensors_alike():
-    counts = wide(cells=100, genes=30)
-    rows, tensor = SparseRows(counts), torch.from_numpy(counts.toarray())
-    first, second = (cluster.lloyd(points, (4, 9), seed=1, batch=17) for points in (rows, tensor))
-    assert torch.equal(first, second) and first.max() < 9
 
 
 def test_wards_tree_is_cut_at_every_size():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import draw
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import Classifier, Encoder, MultiTask
 from stages import train
@@ -218,3 +219,39 @@ def test_batches_of_everything_are_one_batch():
     for model, batch in zip(models, (24, 5000), strict=True):
         train.finetune(model, first, second, epochs=5, patience=9, lr=0.02, batch=batch, seed=0)
     assert all(torch.equal(a, b) for a, b in zip(*(model.parameters() for model in models), strict=True))
+
+
+def test_in_bfloat16_the_losses_are_the_same_to_a_thousandth():
+    histories = []
+    for bf16 in (False, True):
+        model, tasks, optimizer = world((400, 300))
+        histories.append(
+            train.pretrain(model, tasks, optimizer, epochs=4, steps=5, patience=5, seed=0, bf16=bf16).history
+        )
+        assert all(value.dtype == torch.float32 for value in model.state_dict().values())
+    plain, short = histories
+    assert short == pytest.approx(plain, rel=1e-3) and short != plain
+
+
+def test_the_host_waits_for_the_device_no_more_often_in_an_epoch_of_more_steps():
+    """Every wait of a GPU is a number read from it, or a size that only it knows."""
+    counts = []
+    for steps in (2, 8):
+        model, tasks, optimizer = world((400, 300))
+        with Waits() as waits:
+            train.pretrain(model, tasks, optimizer, epochs=1, steps=steps, patience=5, seed=0)
+        counts.append(waits.count)
+    assert counts[0] == counts[1] > 0
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that a GPU would have to have finished before the host goes on."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name, kwargs = str(function), kwargs or {}
+        repeats = name.startswith("aten.repeat_interleave") and kwargs.get("output_size") is None
+        if repeats or name.startswith(("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.equal")):
+            self.count += 1
+        return function(*args, **kwargs)
