@@ -264,8 +264,8 @@ class ScPretrain2:
         return model.folded()
 
     def shares(self, matrix: csr_matrix) -> np.ndarray:
-        """The genes' signal shares (G,) in one dataset (N, G)."""
-        return embedding.signal_shares(embedding.some(matrix, self.seed), seed=self.seed)
+        """The genes' signal shares (G,) in one dataset (N, G); by one split, as the mean over datasets is steady."""
+        return embedding.shares_of_split(embedding.some(matrix, self.seed), self.seed)
 
     def settings(self) -> dict[str, Any]:
         """What a checkpoint of this recipe depends on, beside its data and the number of epochs."""

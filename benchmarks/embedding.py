@@ -487,7 +487,7 @@ class Corpora:
         self.datasets = datasets
         by_species = [set().union(*(one.genes for one in datasets if one.mouse is mouse)) for mouse in (True, False)]
         self.genes = np.array(sorted(by_species[0] & by_species[1]))
-        self.shares = {one.name: embedding.signal_shares(one.x) for one in datasets}
+        self.shares = {one.name: embedding.shares_of_split(one.x, 0) for one in datasets}
         self.made: dict[str | None, Corpus] = {}
 
     def without(self, left_out: str | None) -> Corpus:
