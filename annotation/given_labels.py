@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ class Given:
     column: str = ""  # what its column of types is called
     groups_file: str = ""  # the table that tells every cell's group, as the file names it
     notes: tuple[str, ...] = ()  # sentences to warn with
+    groups: dict[str, str] = field(default_factory=dict)  # of cells, where the file names both
 
     @property
     def names(self) -> list[str]:
@@ -50,7 +51,8 @@ def read(path: Path, label_key: str | None = None) -> Given:
     (head, *rows), comments = rows_of(path)
     key, by_group = key_column(path, [name.strip().lower() for name in head])
     column = type_column(path, head, key, label_key)
-    types, changed = {}, []
+    grouped = next((i for i, name in enumerate(head) if i != key and name.strip().lower() in OF_GROUPS), None)
+    types, groups, changed = {}, {}, []
     for row in rows:
         if len(row) != len(head):
             raise ValueError(
@@ -62,13 +64,15 @@ def read(path: Path, label_key: str | None = None) -> Given:
         if types.get(name, found) != found:
             changed.append(name)
         types[name] = found
+        if grouped is not None and found:
+            groups[name] = row[grouped].strip()
     if not any(types.values()):
         raise ValueError(f"{path}: none of its {len(rows):,} rows has a type; name some, then use it again")
     changed = list(dict.fromkeys(changed))
     one = several(len(changed), "group" if by_group else "cell")
     notes = (f"{path}: {one} named twice ({some(changed)}); the later line counts",) if changed else ()
     groups_file = next((line[len(GROUPS_LINE) :].strip() for line in comments if line.startswith(GROUPS_LINE)), "")
-    return Given(path, by_group, types, head[column].strip(), groups_file, notes)
+    return Given(path, by_group, types, head[column].strip(), groups_file, notes, groups)
 
 
 def rows_of(path: Path, of: str = "labels") -> tuple[list[list[str]], list[str]]:

@@ -185,7 +185,7 @@ def limits_of(
 
 
 def emptiest(above: np.ndarray) -> float:
-    """Where within `MOVED` of 0 fewest of the values (M,) lie: cells of a new type lie apart from those of the known."""
+    """Where within `MOVED` of 0 fewest of the values (M,) lie: new types lie apart from known ones."""
     places = np.linspace(-MOVED, MOVED, 41)
     crowd = [np.exp(-0.5 * ((above - place) / BANDWIDTH) ** 2).sum() for place in places]
     return float(places[int(np.argmin(crowd))])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.sparse import csr_matrix
 
@@ -193,15 +194,23 @@ def cell_types(cells: Source, references: Sequence[Source], wishes: Wishes) -> L
     if existing is not None and (existing != "").any():
         log.info(f"{cells.name} has labels of its own; they are not used, but compared with in the report")
     if not references:
-        of = groups_named(keys, wishes.labels) if wishes.labels and wishes.labels.by_group else None
+        of = groups_named(keys, wishes.labels) if wishes.labels else None
         return Labels(codes[0], codes[0], [], classes, existing, of)
     return Labels(none, none, codes, classes, existing)
 
 
-def groups_named(keys: Sequence[str], given: Given) -> np.ndarray:
-    """The group of each cell as int (N,), -1 for one that the file does not name."""
-    of = np.unique(keys, return_inverse=True)[1]
-    return np.where([bool(given.types.get(key)) for key in keys], of, -1)
+def groups_named(keys: Sequence[str], given: Given) -> np.ndarray | None:
+    """The group whose name each cell has, as int (N,), -1 for a cell that has none; None where cells were named.
+
+    keys: what the file calls every cell by. A cell that was named otherwise than most of its group has its own name.
+    """
+    if not given.by_group and not given.groups:
+        return None
+    table = pd.DataFrame({"type": [given.types.get(key) or "" for key in keys]})
+    table["group"] = list(keys) if given.by_group else [given.groups.get(key, "") for key in keys]
+    usual = table.groupby("group")["type"].agg(lambda types: types.mode()[0])
+    named = (table["type"] != "") & (table["group"] != "") & (table["type"] == table["group"].map(usual))
+    return np.where(named, np.unique(table["group"], return_inverse=True)[1], -1)
 
 
 def of_file(cells: Source, wishes: Wishes, given: Given, keys: Sequence[str]) -> np.ndarray:  # (N,) object

@@ -67,6 +67,7 @@ _OTHER_SPECIES = {  # what Ensembl and model organisms' databases put before the
     "ENSGALG": "chicken", "ENSBTAG": "cow", "ENSCAFG": "dog", "ENSOCUG": "rabbit", "ENSXETG": "frog",
     "ENSPTRG": "chimpanzee", "ENSCJAG": "marmoset", "FBGN": "fly", "WBGENE": "worm",
 }  # fmt: skip
+_IDS = tuple(_OTHER_SPECIES)
 _PLANT = re.compile(r"AT[1-5CM]G\d{5}$|Os\d\dg\d{7}$|LOC_Os\d\dg\d{5}$|Zm\d+[a-z]\d+$|Solyc\d\dg\d+", re.IGNORECASE)
 
 
@@ -190,7 +191,7 @@ def other_species(genes: Sequence[str]) -> tuple[str, str]:
     prefixes: dict[str, int] = {}
     for gene in some:
         upper = gene.upper()
-        for prefix, species in _OTHER_SPECIES.items():
+        for prefix, species in _OTHER_SPECIES.items() if upper.startswith(_IDS) else ():
             if upper.startswith(prefix) and any(c.isdigit() for c in upper):
                 prefixes[species] = prefixes.get(species, 0) + 1
         if _PLANT.match(gene):

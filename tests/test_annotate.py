@@ -815,3 +815,25 @@ def test_what_the_page_doubts_is_said_on_the_screen_and_in_uns_too(files, capsys
     assert "warning: 3 of 3 types have a median confidence under 1.1" in capsys.readouterr().out
     warnings = ad.read_h5ad(files / "out.h5ad").uns["scpretrain"]["warnings"]
     assert any("median confidence under 1.1" in sentence for sentence in warnings)
+
+
+@pytest.mark.parametrize("column", ["group", "cell", "cell and group"])
+def test_a_cell_that_the_name_of_its_group_does_not_fit_is_called_by_its_genes(files, column, capsys):
+    table = explored(files)
+    astray = table.index[table["truth"] == TYPES[0]][:3]
+    table.loc[astray, "group"] = table["group"][table["truth"] == TYPES[1]].iloc[0]
+    table[["group"]].to_csv(files / "explored.csv", index_label="cell")
+    kind = table.groupby("group")["truth"].agg(lambda truth: truth.value_counts().index[0])
+    named = pd.DataFrame({"cell_type": table["group"].map(kind), "group": table["group"]})
+    if column == "group":
+        kind.rename("cell_type").to_csv(files / "l.csv", index_label="group")
+        (files / "l.csv").write_text("# groups: explored.csv\n" + (files / "l.csv").read_text())
+    else:
+        named[["cell_type", "group"] if "and" in column else ["cell_type"]].to_csv(files / "l.csv", index_label="cell")
+    assert run("--query", files / "cells.h5ad", "--labels", files / "l.csv", "--out", files / "out.h5ad") == 0
+    found = ad.read_h5ad(files / "out.h5ad").obs.loc[astray]
+    if column == "cell":  # every cell was named by itself: that is kept
+        assert (found["scpretrain_cell_type"] == TYPES[1]).all() and found["scpretrain_known"].all()
+    else:
+        assert (found["scpretrain_cell_type"] == TYPES[0]).all() and not found["scpretrain_known"].any()
+        assert "3 of 120 cells of named groups" in capsys.readouterr().out

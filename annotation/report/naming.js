@@ -94,10 +94,10 @@
     if (left.length) lines.push("# left unlabelled: " + left.join(", "));
     const names = chosen.map((_, k) => name_of(k));
     if (groups.whole) {
-      lines.push("cell,cell_type");
+      lines.push("cell,cell_type,group");  // the group: the second run looks whether its name fits each of its cells
       for (let i = 0; i < n; i++) {
         const name = group[i] === NONE ? "" : names[group[i]];
-        if (name) lines.push(quoted(data.cells[i]) + "," + quoted(name));
+        if (name) lines.push([data.cells[i], name, groups.numbers[group[i]]].map(quoted).join(","));
       }
     } else {  // not all cells are on this page
       if (groups.file) lines.push("# groups: " + groups.file);

@@ -243,5 +243,5 @@ def labels(text):
     csv.field_size_limit(1 << 27)
     body = "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
     rows = list(csv.reader(io.StringIO(body)))
-    assert all(len(row) == 2 for row in rows)
-    return rows[0], dict(rows[1:])
+    assert all(len(row) == len(rows[0]) for row in rows)
+    return rows[0], {row[0]: row[1] for row in rows[1:]}

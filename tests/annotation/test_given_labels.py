@@ -40,6 +40,11 @@ def test_labels_of_cells_are_read_however_the_table_is_written(tmp_path, text, n
     assert [label or "" for label in given_labels.labels_of(given, source())] == ["T", "", "B", ""]
 
 
+def test_a_file_may_tell_the_group_of_each_cell_too(tmp_path):
+    given = given_labels.read(written(tmp_path, "cell,cell_type,group\na,T,1\nb,,1\nc,B,2\n"))
+    assert given.types == {"a": "T", "b": "", "c": "B"} and given.groups == {"a": "1", "c": "2"} and not given.by_group
+
+
 def test_hostile_names_stay_as_they_are(tmp_path):
     hostile = '"T, ""naive""",<script>alert(1)</script>'
     given = given_labels.read(written(tmp_path, f"cell_type,cell\n{hostile}\n{'x' * 1_000_000},b\n"))

@@ -39,7 +39,7 @@ def test_groups_are_named_saved_recalled_and_loaded_back(browser, tmp_path):
     name, text = saved(visit)
     assert name == "explored.labels.csv" and text.startswith("# ") and "# left unlabelled: 3\n" in text
     head, found = labels(text)
-    assert head == ["cell", "cell_type"]
+    assert head == ["cell", "cell_type", "group"]
     # the proposal of group 2 was not confirmed, so it is not in the file
     assert found == {cell: f'B, "{EVIL}"' for cell, k in zip(given.cells, given.group, strict=True) if k in (1, 4)}
     assert tab.inner_text("#command") == given.next_command.replace("{labels}", "explored.labels.csv")
@@ -54,7 +54,10 @@ def test_groups_are_named_saved_recalled_and_loaded_back(browser, tmp_path):
     visit.close()
 
     (tmp_path / "saved.csv").write_text(more, encoding="utf-8")
-    assert given_labels.read(tmp_path / "saved.csv").types == labels(more)[1]  # as the second run reads it
+    read = given_labels.read(tmp_path / "saved.csv")  # as the second run does
+    assert read.types == labels(more)[1]
+    groups = dict(zip(given.cells, map(str, given.group), strict=True))
+    assert read.groups == {cell: groups[cell] for cell in read.types}
     other = open_page(browser, tmp_path / "elsewhere.html", given)  # a new window knows nothing of the other
     assert "0 of 4 groups named" in other.tab.inner_text("#progress")
     other.tab.set_input_files("#load", tmp_path / "saved.csv")

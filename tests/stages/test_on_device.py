@@ -101,10 +101,18 @@ def test_sums_by_dense_blocks_are_the_sparse_ones(monkeypatch):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
-def test_blocks_of_sparse_cells_are_read_without_counting_on_the_device():
+@pytest.mark.parametrize("log1p", [True, False])
+def test_rows_gathered_by_torch_are_those_that_scipy_gathers(log1p):
     x = random(50, 9, 0.3, format="csr", random_state=0, dtype=np.float32)
-    rows = SparseRows(x)
+    other = csr_matrix(x)
+    other.indptr = other.indptr.astype(np.int64)  # scipy would make all indices such: so torch gathers
+    here, there = SparseRows(x, log1p=log1p), SparseRows(other, log1p=log1p)
+    assert here._here is not None and there._here is None
     which = torch.tensor([3, 0, 49, 3])
-    entries = int(rows.lengths[which.numpy()].sum())
-    told, counted = (rows.fill(which, torch.empty(4, 9), n) for n in (entries, None))
-    assert torch.equal(told, counted) and torch.equal(told, torch.from_numpy(x.toarray())[which])
+    entries = int(there.lengths[which.numpy()].sum())
+    told, counted = (there.fill(which, torch.empty(4, 9), n) for n in (entries, None))
+    assert torch.equal(told, counted) and torch.equal(told, here.fill(which, torch.ones(4, 9)))
+    assert torch.equal(here[:], there[:]) and torch.equal(here[5:5], torch.empty(0, 9))
+    np.testing.assert_array_equal(x.data, other.data)  # log1p is of what was taken
+    dense = torch.from_numpy(x.toarray())[which]
+    assert torch.allclose(told, dense.log1p() if log1p else dense)
