@@ -68,7 +68,7 @@ from annotation import given_labels, keep, marker_labels, report, shards, write_
 from annotation.outcome import SLOW, Found, label, progress
 from annotation.page import Naming, about, page_of, probabilities_of, table_of, tell
 from annotation.work import Work, learn_from
-from files import whole, writable
+from files import whole, writable, writing
 from reading import catalogue
 from reading import source as q
 from reading.cells import format_of, of_anndata, read_zarr_store
@@ -152,6 +152,7 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
 
         def sink(width: int) -> h5py.Dataset:
             begin_h5ad(parts[args.out], args.query, cells)
+            stack.enter_context(writing(args.out))
             file = stack.enter_context(write_h5ad.opened(parts[args.out]))  # closed before the file takes its name
             return write_h5ad.embedding(file, f"X_{PREFIX}", (len(cells), width))
 
@@ -160,7 +161,8 @@ def command(args: argparse.Namespace, argv: Sequence[str]) -> None:
         write_h5ad.add_fields(found.embedding.file, *fields(found), {PREFIX: found.uns})
         naming = naming_after(args.query, args.out, lambda words: flags.command_line(words, args))
         for kind, path in beside.items():
-            write_beside(kind, parts[path], found, args.out.stem, naming)
+            with writing(path):
+                write_beside(kind, parts[path], found, args.out.stem, naming)
     log.log(RESULT, f"{', '.join([str(args.out), *(path.name for path in beside.values())])} written")
     if former := [path.name for path in left_over(args.out) if path not in beside.values()]:
         log.warning(f"{', '.join(former)} beside it: of an earlier run with this --out, not of this one")

@@ -41,15 +41,23 @@ def whole(path: str | Path) -> Iterator[Path]:
     clear_parts(path)
     part = _part_of(path)
     try:
-        yield part
-        os.replace(part, path)
+        with writing(path):
+            yield part
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What goes wrong in writing, as a sentence that names `path`; for several files at once the innermost counts."""
+    try:
+        yield
     except NotWritten:  # of a file that is written at the same time
         raise
     except OSError as error:
         words = f"{path} could not be written ({error.strerror or error}); what was there is intact"
         raise NotWritten(words) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def clear_parts(path: Path) -> None:
