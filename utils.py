@@ -253,8 +253,8 @@ def load_checkpoint(path: Path, *, gene_list: Path | None = None) -> Checkpoint:
             f"{path} holds {len(genes):,} gene names for {weight.shape[1]:,} columns, or other names than "
             "it was saved with; it is damaged: pre-train again"
         )
-    stated = content.pop("checksum", None)  # older checkpoints have none
-    if stated is not None and stated != checksum(content):
+    stated = content.pop("checksum", None)  # checkpoints from before `run` have none
+    if stated != checksum(content) and (stated is not None or "run" in content):
         raise ValueError(f"{path} does not hold the bytes it was saved with (checksum); it is damaged: pre-train again")
     shares = content.get("shares")  # older checkpoints have none
     if shares is not None and not (
@@ -326,8 +326,7 @@ def load_state(path: Path, identity: str) -> dict[str, Any] | None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         same = content["identity"] == identity
-        stated = content.pop("checksum", None)  # older states have none
-        if stated is not None and stated != checksum(content):
+        if content.pop("checksum") != checksum(content):  # one without it may have lost it to what changed the weights
             raise ValueError("checksum")
     except Exception as error:
         raise ValueError(f"{path} is no training state, or a damaged one; delete it to start anew") from error

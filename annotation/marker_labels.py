@@ -29,7 +29,7 @@ HALVES = 20  # times that half of every list is asked
 HALVED = 4  # genes of a list at least, for its halves to confirm each other
 CONFIRMED = 0.5  # share of the halves; between .4 and .6 nothing changes
 SUREST = 0.25  # share of the cells that one half calls a type by which the other half is judged: a rare type's few
-CLEARLY = 0.1  # by so much more than where genes are shuffled
+CLEARLY, CERTAIN = 0.1, 0.9  # by so much more than where genes are shuffled; from this share on, whatever they do
 LEAST_SEEDS = 3  # sure cells of a type; fewer: the evidence is too thin
 SHUFFLES = 5  # of every gene over the cells: what a type scores then by chance is no evidence
 CHANCE, MANY = 99.0, 0.03  # percentile of these scores: more than this share of cells beyond it are evidence too
@@ -221,7 +221,7 @@ def seeds(values: csr_matrix, signs: np.ndarray, near: np.ndarray, seed: int) ->
         shuffled = np.column_stack([rng.permutation(x) for x in z.T])[near].mean(axis=1)
         least = max(least, asked_by_halves(shuffled, signs, of_list(shuffled, signs), rng)[1].max() + CLEARLY)
     short = (signs > 0).sum(axis=1) < HALVED  # such a list's halves are hardly two opinions
-    fit = np.where(short, beyond_chance(expressed(values), signs, near, first, seed), confirmed >= least)
+    fit = np.where(short, beyond_chance(expressed(values), signs, near, first, seed), confirmed >= min(least, CERTAIN))
     there = [k for k in np.flatnonzero(fit) if (first == k).sum() >= LEAST_SEEDS]
     labels = np.full(len(score), -1)
     if not there:

@@ -343,7 +343,7 @@ def encoder_for(
     """What embeds, the genes each dataset has of it, how it came about; and the corpus that may be a prior.
 
     The named checkpoint embeds where there are several datasets, or where it does not know the genes' signal shares.
-    One dataset of cells enough has a map of its own all the same, for which the shares are a prior.
+    One dataset of cells enough has a map of its own all the same, for which the shares are a prior where that helps.
     """
     corpus = None
     if model is not None:
@@ -352,12 +352,12 @@ def encoder_for(
         corpus = checkpoint if checkpoint.shares is not None else None
         if corpus is None or len(everything) > 1 or len(everything[0]) < road.FEW:
             return checkpoint, overlap, f"{model}, {checkpoint.recipe}", corpus
-        made = f"{ON_THE_SPOT}, with {model} as a prior"
-    else:
-        least = min(len(source.genes) for source in everything)
-        overlap = [q.own_overlap(source, shared, least) for source in everything]
-        made = ON_THE_SPOT
-    return pretrain_here(everything, shared, wishes.seed, corpus), overlap, made, corpus
+        encoder = pretrain_here(everything, shared, wishes.seed, corpus)
+        prior = f"with {model} as a prior" if encoder.settings["prior"] else f"{model} would not help such cells"
+        return encoder, overlap, f"{ON_THE_SPOT}, {prior}", corpus
+    least = min(len(source.genes) for source in everything)
+    overlap = [q.own_overlap(source, shared, least) for source in everything]
+    return pretrain_here(everything, shared, wishes.seed), overlap, ON_THE_SPOT, corpus
 
 
 def embedder_of(checkpoint: utils.Checkpoint, own: bool) -> Embedder:
@@ -393,16 +393,24 @@ def pretrain_here(
         )
     cells = sum(matrix.shape[0] for matrix in matrices)
     doing = f"making {what}" if what else "pre-training an encoder"
-    known = "what the checkpoint knows of genes is a prior" if corpus else "" if what else "no checkpoint named"
+    prior = corpus.prior(genes) if corpus and len(sources) == 1 and embedding.corpus_helps(matrices[0]) else None
+    known = "" if what else "no checkpoint named"
+    if corpus is not None:
+        helps = "is a prior" if prior is not None else "would not help so many cells of this depth"
+        known = f"what the checkpoint knows of genes {helps}"
     doing = f"{known}: {doing}" if known else doing
     log.info(f"{doing} on {cells:,} cells x {len(genes):,} genes (up to a minute)")
     if len(sources) == 1:
-        encoder = own_map(matrices[0], seed, corpus.prior(genes) if corpus else None)
+        encoder = own_map(matrices[0], seed, prior)
     else:
         encoder = recipes.closed_form(matrices, genes, seed)
     log.info(f"{'made' if what else 'pre-trained'} in {time.perf_counter() - begin:.1f} s")
     return utils.Checkpoint(
-        encoder, genes, recipe="scpretrain2, on the spot", datasets=[source.name for source in sources]
+        encoder,
+        genes,
+        recipe="scpretrain2, on the spot",
+        datasets=[source.name for source in sources],
+        settings={"prior": prior is not None},
     )
 
 

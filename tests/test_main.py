@@ -96,6 +96,16 @@ def test_the_three_commands_run_one_after_the_other(run, tmp_path, capsys, clust
     assert (tmp_path / "result.out").read_text().count("scPretrain:(") == 3
 
 
+@pytest.mark.parametrize("recipe", ["paper", "scpretrain2"])
+def test_products_in_bfloat16_give_the_same_losses_to_a_thousandth(run, tmp_path, monkeypatch, recipe):
+    monkeypatch.setattr(utils, "bf16", lambda device, wanted: wanted)
+    found = []
+    for mixed in ([], ["--mixed"]):
+        assert run("--is_pretrain", "--kmeans", "--recipe", recipe, *mixed) == 0
+        found.append(utils.load_checkpoint(tmp_path / "model.out").history)
+    assert found[1] == pytest.approx(found[0], rel=1e-3) and found[1] != found[0]
+
+
 def test_the_encoder_learns_the_pseudo_labels(run, tmp_path):
     assert run("--is_pretrain", "--kmeans", "--pt_epoch", 40, "--pt_lr", 0.01) == 0
     history = utils.load_checkpoint(tmp_path / "model.out").history

@@ -302,3 +302,13 @@ def test_the_text_format_is_the_published_one(tmp_path):
         "b",
         "scPretrain:(0.5, 0.25, (0.75, 0.875))",
     ]
+
+
+def test_bfloat16_is_for_gpus_and_for_processors_that_have_it(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    cpu = torch.device("cpu")
+    assert utils.bf16(torch.device("cuda"), False) and utils.bf16(cpu, True) and not utils.bf16(cpu, False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    with caplog.at_level("INFO", logger="scpretrain"):
+        assert not utils.bf16(cpu, True)
+    assert "--mixed: no effect" in caplog.text

@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix
 import annotate
 import utils
 from model import Encoder
+from stages import embedding as stage
 
 GENES = [f"GENE{i}" for i in range(200)]
 
@@ -42,6 +43,15 @@ def test_a_checkpoint_with_signal_shares_is_a_prior_and_embeds_no_cell_itself(fi
     beside = embedding(files, "cells", "--embed_only", "--pretrained_model", files / "with.out")
     assert beside.shape == alone.shape and not np.allclose(alone, beside, atol=0.1)
     assert ad.read_h5ad(files / "out.h5ad").uns["scpretrain"]["settings"]["checkpoint"].endswith("with.out as a prior")
+
+
+def test_of_many_deep_cells_the_prior_is_left_out_and_that_is_said(files, monkeypatch):
+    monkeypatch.setattr(stage, "FEW", 50)
+    monkeypatch.setattr(stage, "SHALLOW", 10)
+    alone = embedding(files, "cells", "--embed_only")
+    beside = embedding(files, "cells", "--embed_only", "--pretrained_model", files / "with.out")
+    np.testing.assert_allclose(alone, beside, atol=1e-4)
+    assert "would not help such cells" in ad.read_h5ad(files / "out.h5ad").uns["scpretrain"]["settings"]["checkpoint"]
 
 
 @pytest.mark.parametrize(("query", "model"), [("cells", "without"), ("few", "with")])

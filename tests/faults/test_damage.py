@@ -83,8 +83,19 @@ def test_the_checksum_covers_weights_genes_and_settings(saved, part):
 
 
 def test_a_checkpoint_from_before_checksums_opens(saved):
-    changed(saved, lambda content: content.pop("checksum"))
+    changed(saved, lambda content: [content.pop(name) for name in ("checksum", "run", "asked")])
     assert load_checkpoint(saved).encoder.hidden == 8
+
+
+def test_a_checkpoint_or_a_state_that_has_lost_its_checksum_is_refused(saved, tmp_path):
+    """Bits turned in the name of the checksum and in a weight: the second would pass unseen."""
+    changed(saved, lambda content: content.update(checksun=content.pop("checksum")))
+    with pytest.raises(ValueError, match="model.out.*checksum"):
+        load_checkpoint(saved)
+    save_state(tmp_path / "a.state", {"identity": "a", "model": {}})
+    changed(tmp_path / "a.state", lambda content: content.update(checksun=content.pop("checksum")))
+    with pytest.raises(ValueError, match="a.state is no training state"):
+        load_state(tmp_path / "a.state", "a")
 
 
 @pytest.mark.parametrize(
@@ -97,7 +108,7 @@ def test_a_checkpoint_from_before_checksums_opens(saved):
     ],
 )
 def test_parts_that_are_not_what_they_should_be_are_refused_by_name(saved, change, words):
-    changed(saved, lambda content: (content.pop("checksum"), change(content)))
+    changed(saved, lambda content: ([content.pop(name) for name in ("checksum", "run")], change(content)))
     with pytest.raises(ValueError, match=f"model.out.*{words}"):
         load_checkpoint(saved)
 
