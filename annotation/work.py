@@ -31,6 +31,7 @@ from voice import log
 UNKNOWN = "Unknown"
 ON_THE_SPOT = "made of these cells"  # said of an encoder that is no checkpoint
 MANY_STRANGE = 0.15  # share of a query's cells; between technologies up to a tenth look strange that are not
+FEW_OF_TYPE = 10  # labelled cells of a type in all references: from 3 none of 59 were found
 SPOT_CELLS = 6_000  # cells of a dataset that an encoder made on the spot is trained on
 
 
@@ -191,6 +192,14 @@ def cell_types(cells: Source, references: Sequence[Source], wishes: Wishes) -> L
     codes = [np.array([place[label] for label in labels], dtype=int) for labels in texts]
     for source, labels in zip(sources, codes, strict=True):
         tell_labels(source.name, labels, classes)
+    if references:
+        count = np.bincount(np.concatenate(codes)[np.concatenate(codes) >= 0], minlength=len(classes))
+        if few := [f"{classes[i]} ({count[i]})" for i in np.flatnonzero(count < FEW_OF_TYPE)]:
+            references[0].warnings.append(
+                f"{where}: under {FEW_OF_TYPE} labelled cells of {', '.join(few)}: too few to know these types by. "
+                "Cells of theirs may be called another type, or Unknown with --unknown; label more of them, or add a "
+                "reference that has more"
+            )
     if existing is not None and (existing != "").any():
         log.info(f"{cells.name} has labels of its own; they are not used, but compared with in the report")
     if not references:

@@ -95,15 +95,22 @@ def source(cells: Cells, rows: np.ndarray, table) -> q.Source:
 
 
 def unknown_reference(args) -> list[dict]:
-    """One row for each reference, query and type left out; args.cells bounds the cells of either side."""
+    """One row for each reference, query and type left out; args.cells bounds the cells of either side.
+
+    args.out is written after every pair; pairs that are in it are not measured again.
+    """
     table = catalogue.orthologs(args.data_dir, offline=True)
     with open(args.data_dir / "datasets.csv") as file:
         names = pd.read_csv(file)["name"]
     wanted = args.datasets.split(",") if args.datasets else list(names)
     sets = {name: read(Path(args.data_dir) / f"{name}.h5") for name in names if name in wanted}
     sets = {name: cells for name, cells in sets.items() if cells.labels is not None}
-    rows = []
+    rows = pd.read_csv(args.out).to_dict("records") if args.out and args.out.exists() else []
+    rows = [row | {"left out": "" if pd.isna(row["left out"]) else row["left out"]} for row in rows]
+    done = {(row["kind"], row["reference"], row["query"]) for row in rows}
     for kind, a, b in jobs(sets, 0):
+        if (kind, a, b) in done:
+            continue
         rng = np.random.default_rng(0)
         mine, theirs = (np.flatnonzero(sets[name].labels.astype(str) != "") for name in (a, b))
         if kind == "half":
@@ -113,7 +120,9 @@ def unknown_reference(args) -> list[dict]:
         mine = mine[road.evenly(codes, args.cells, rng)]
         theirs = np.sort(rng.choice(theirs, min(args.cells, len(theirs)), replace=False))
         rows += of_pair(kind, sets[a], mine, sets[b], theirs, table, kind != "foreign")
-        print(json.dumps(rows[-1]), flush=True)
+        print(json.dumps(rows[-1], default=float), flush=True)
+        if args.out:
+            pd.DataFrame(rows).to_csv(args.out, index=False, float_format="%.4f")
     tell(pd.DataFrame(rows))
     return rows
 

@@ -524,6 +524,17 @@ def test_unknown_cells_of_two_kinds_are_groups_with_markers_of_their_own(files, 
     assert "Unknown cells in groups: Unknown 1: " in capsys.readouterr().out
 
 
+def test_a_type_of_too_few_reference_cells_is_warned_of(files, capsys):
+    atlas = world(1, 80)
+    atlas[[i for i in range(atlas.n_obs) if i < 163]].copy().write_h5ad(files / "thin.h5ad")
+    line = ["--query", files / "few.h5ad", "--reference", files / "thin.h5ad", "--label_key", "cell_type"]
+    assert run(*line, "--out", files / "out.h5ad") == 0
+    assert "under 10 labelled cells of Mono (3): too few" in capsys.readouterr().out
+    line[3] = files / "atlas.h5ad"
+    assert run(*line, "--out", files / "out.h5ad") == 0
+    assert "too few to know" not in capsys.readouterr().out
+
+
 def test_batches_of_a_reference_are_held_out_whole_and_a_wrong_column_is_told(files, capsys, monkeypatch):
     atlas = world(1, 80)
     atlas.obs["donor"] = np.where(np.arange(atlas.n_obs) % 3 == 0, "d1", "d2")
