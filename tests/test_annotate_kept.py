@@ -214,7 +214,7 @@ def kept_by(files, way: str = "own labels"):
 @pytest.mark.parametrize("way", WAYS)
 def test_another_sample_is_labelled_with_what_was_kept(files, way, capsys):
     path = kept_by(files, way)
-    cells = world(7, depth=0.6)
+    cells = world(7, depth=1.5)
     cells.obs["truth"] = cells.obs.pop("cell_type")
     cells.write_h5ad(files / "new.h5ad")
     capsys.readouterr()
