@@ -107,12 +107,12 @@ def pretrain(recipe: Recipe, cells: Cells, start: utils.Checkpoint | None, save_
 
     utils.seed_everything(recipe.seed)
     training = recipe.network(corpus, start.encoder if start else None, cells.device)
-    identity = run_identity(recipe, cells, named, genes, start, training)
+    identity = run_identity(recipe, cells, named, genes, start)
     tasks = [
         task_of(names, matrix, targets, cells.device, log1p=recipe.log1p)
         for names, matrix, targets in zip(named, matrices, labels, strict=True)
     ]
-    of_all_weights = run_identity(recipe, cells, named, genes, None, training)
+    of_all_weights = run_identity(recipe, cells, named, genes, None)
     asked = fingerprint(2 if start else 1, training.epochs, of_all_weights)
     state = utils.state_path(save_model)
     finished = partial(utils.is_finished, save_model, start, identity, asked, resume=resume)
@@ -259,15 +259,13 @@ def run_identity(
     named: Sequence[data.Names],
     genes: list[str],
     start: utils.Checkpoint | None,
-    training: Training,
 ) -> str:
     """A hash of all that the course of a training depends on: a state of another one is not gone on from."""
     settings = {name: value for name, value in recipe.settings().items() if name != "pt_epoch"}
     datasets = [(names.entry.name, fingerprint(names.genes), data.stamp_of(names.entry.path)) for names in named]
-    steps = training.epochs if training.schedule else None  # a schedule is of so many steps
     of_start = start.identity() if start else None
     where = cells.where.values, cells.device.type, *(["bf16"] if cells.bf16 else [])
-    return fingerprint(recipe.name, settings, fingerprint(genes), datasets, where, of_start, steps)
+    return fingerprint(recipe.name, settings, fingerprint(genes), datasets, where, of_start)
 
 
 def train_with_state(
@@ -282,12 +280,11 @@ def train_with_state(
 ) -> train.Progress:
     """Train; after every epoch the state is on disk at `path`, and with `resume` the run goes on from there."""
     progress = train.Progress()
-    parts = {"model": training.model, "optimizer": training.optimizer, "schedule": training.schedule}
+    parts = {"model": training.model, "optimizer": training.optimizer}
     if resume:
         if state := ranks.from_first(partial(utils.load_state, path, identity)):
             for name, part in parts.items():
-                if part:
-                    part.load_state_dict(state[name])
+                part.load_state_dict(state[name])
             progress = train.Progress(**state["progress"])
             log.info(f"resumed after epoch {progress.epoch} from {path}")
         else:
@@ -300,7 +297,7 @@ def train_with_state(
         chance_of(progress.epoch)
         if not ranks.first():
             return
-        states = {name: part.state_dict() if part else None for name, part in parts.items()}
+        states = {name: part.state_dict() for name, part in parts.items()}
         utils.save_state(path, {"identity": identity, **states, "progress": vars(progress)})
 
     chance_of(progress.epoch)
@@ -313,7 +310,6 @@ def train_with_state(
         patience=training.patience,
         seed=recipe.seed,
         sizes=training.sizes,
-        schedule=training.schedule,
         bf16=bf16,
         progress=progress,
         after_epoch=save,

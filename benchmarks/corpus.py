@@ -111,7 +111,6 @@ def measure(
     ]
     train.pretrain(
         training.model, tasks, training.optimizer, epochs=epochs, steps=many.batch_num, patience=epochs, seed=many.seed,
-        sizes=training.sizes, schedule=training.schedule,
     )  # fmt: skip
     training.model.eval()
     judged = [one.held[:JUDGED] for one in used]

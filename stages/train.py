@@ -54,7 +54,6 @@ def pretrain(
     patience: int,
     seed: int,
     sizes: Sequence[int] | None = None,
-    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
     bf16: bool = False,
     progress: Progress | None = None,
     after_epoch: Callable[[Progress], None] = lambda progress: None,
@@ -66,9 +65,9 @@ def pretrain(
     their targets (n_i, P), and gives the loss. With many processes each holds a part of the batch and gives that part
     of the loss; `share` tells it which, else it is None. An epoch is `steps` steps over freshly shuffled cells; the
     shuffling depends on `seed` and the epoch alone, so a run resumed from `progress` goes the way of an unbroken one.
-    `schedule` moves on with every step. With `bf16` products are made in bfloat16, of weights that stay float32. The
-    host waits for the device once an epoch, for the loss. Training stops after `patience` epochs without a lower loss.
-    Raises ValueError when the loss is no longer finite.
+    With `bf16` products are made in bfloat16, of weights that stay float32. The host waits for the device once an
+    epoch, for the loss. Training stops after `patience` epochs without a lower loss. Raises ValueError when the loss is
+    no longer finite.
     """
     progress = progress or Progress()
     sizes = list(sizes or (task.batch_size(steps) for task in tasks))
