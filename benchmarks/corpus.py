@@ -111,6 +111,7 @@ def measure(
     ]
     train.pretrain(
         training.model, tasks, training.optimizer, epochs=epochs, steps=many.batch_num, patience=epochs, seed=many.seed,
+        sizes=training.sizes,
     )  # fmt: skip
     training.model.eval()
     judged = [one.held[:JUDGED] for one in used]
