@@ -13,6 +13,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, diags
 from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
 
 from stages import directions, reduce
 
@@ -45,6 +46,7 @@ class Prior:
     cells: float
 
 
+@threadpool_limits.wrap(limits=1)  # a classifier on the map hangs on last digits, and these on the number of threads
 def fit(
     datasets: Sequence[csr_matrix],
     measured: Sequence[np.ndarray] | None = None,
