@@ -102,8 +102,9 @@ def test(
     rows = {arm: clusterings(dataset, points, arm, seeds, seeds[0]) for arm, points in arms.items()}
     plain = [name for name in arms if name not in (*utils.ARMS, utils.FROZEN)]
     best = max(plain, key=lambda name: np.mean([row["ari"] for row in rows[name]]))
-    rows[utils.ARMS[1]] = [row | {"arm": utils.ARMS[1]} for row in rows[best]]  # last: with it a run is finished
-    for row in (row for of_arm in rows.values() for row in of_arm):
+    rows[utils.ARMS[1]] = [row | {"arm": utils.ARMS[1]} for row in rows[best]]
+    for row in sorted((row for of_arm in rows.values() for row in of_arm), key=lambda row: row["arm"] in utils.ARMS):
+        # the arms last: with them a run is finished
         if (utils.run_of(row["arm"]), row["seed"]) in runs:
             table.write(row)
     words = ", ".join(f"{np.mean([row['ari'] for row in of_arm]):.3f} {arm}" for arm, of_arm in rows.items())

@@ -23,7 +23,7 @@ from scipy.sparse import csr_matrix, vstack
 
 CACHE_VERSION = 1  # raise it when what a cached array means changes: older entries are then never found
 OLD_PART = 24 * 3600.0  # seconds
-_PART = re.compile(r"\.(\d+)-?([0-9a-f]{8})?-?[0-9a-f]{0,8}\.part")  # process, machine, chance
+_PART = re.compile(r"(?:\.(\d+)-?([0-9a-f]{8})?-?[0-9a-f]{0,8}\.part)+")  # process, machine, chance; of a part too
 LONGEST_LOCK = 60.0  # seconds: a table is read and replaced in milliseconds
 WHOLE = 16 * 1024 * 1024  # bytes: a cached array up to this size is checked whole, a longer one by BLOCKS of BLOCK
 BLOCKS, BLOCK = 64, 64 * 1024

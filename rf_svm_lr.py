@@ -95,7 +95,8 @@ def test(
             rows[points] = row | {"dataset": name, "arm": points, "seed": seed}
             unsettled[kind] += not converged
         best = arm if arm in arms else max(rows, key=lambda points: rows[points]["macro_f1"])
-        for row in (*rows.values(), rows[best] | {"arm": arm}):  # the arm last: with it the run is finished
+        others = [row for points, row in rows.items() if points != arm]
+        for row in (*others, rows[best] | {"arm": arm}):  # the arm last: with it the run is finished
             tables[kind].write(row)
         what, found = arm if best == arm else f"{arm} ({best})", rows[best]
         log.info(f"{name}, {kind}, seed {seed}: macro F1 {found['macro_f1']:.3f} {what}, {found['n_test']:,} cells")

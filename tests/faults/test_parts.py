@@ -16,6 +16,7 @@ def test_parts_of_killed_runs_go_after_a_day_and_nothing_else_does(tmp_path):
         tmp_path / "a.h5ad.77.part",
         tmp_path / "a.h5ad.1-0123abcd.part",
         tmp_path / "a.h5ad.1-0123abcd-0123abcd.part",
+        tmp_path / "a.h5ad.1-0123abcd-0123abcd.part.1-0123abcd-89abcdef.part",  # what was written into a part
     ]
     kept = [tmp_path / "b.h5ad.77.part", tmp_path / "a.h5ad.mine.part", tmp_path / "a.h5ad.csv"]
     fresh = tmp_path / "a.h5ad.78.part"
