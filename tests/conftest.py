@@ -96,3 +96,15 @@ def run(corpus, tmp_path):
         return main.main([str(flag) for flag in [*QUICK, *places, *flags]])
 
     return run
+
+
+def cut_off(write, rows: int):
+    """`write` of a table as a method that is interrupted after so many rows."""
+    left = iter(range(rows))
+
+    def written(table, row):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        write(table, row)
+
+    return written

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import QUICK
+from conftest import QUICK, cut_off
 from sklearn.metrics import silhouette_score
 
 import clus
@@ -54,6 +54,20 @@ def test_with_a_corpus_of_signal_shares_the_frozen_encoder_is_an_arm_of_its_own(
     mean = table.groupby("arm").ari.mean()
     assert len(mean) == 7 and {*utils.ARMS, utils.FROZEN} <= set(mean.index)
     assert mean[utils.ARMS[1]] == mean.drop([*utils.ARMS, utils.FROZEN]).max()
+
+
+def test_a_run_cut_off_between_any_two_rows_ends_with_all_of_them(command, run, tmp_path, monkeypatch):
+    assert run("--is_pretrain", "--kmeans", "--recipe", "scpretrain2") == 0
+    assert command("--umap", "none", "--datasets", "Mouse_A", "--fold1", 1) == 0
+    whole, write = utils.read_results(tmp_path / "clus.csv", utils.CLUSTER_COLUMNS), utils.ResultTable.write
+    for rows in range(1, len(whole)):
+        (tmp_path / "clus.csv").unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(utils.ResultTable, "write", cut_off(write, rows))
+            assert command("--umap", "none", "--datasets", "Mouse_A", "--fold1", 1) == 130
+        assert command("--umap", "none", "--datasets", "Mouse_A", "--fold1", 1) == 0
+        again = utils.read_results(tmp_path / "clus.csv", utils.CLUSTER_COLUMNS)
+        assert sorted(zip(again.arm, again.seed, strict=True)) == sorted(zip(whole.arm, whole.seed, strict=True)), rows
 
 
 def test_finished_runs_are_kept_and_the_picture_can_be_left_out(command, tmp_path, capsys):

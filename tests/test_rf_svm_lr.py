@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import QUICK
+from conftest import QUICK, cut_off
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.svm import LinearSVC
@@ -205,6 +205,20 @@ def test_with_a_corpus_of_signal_shares_the_embedding_is_the_map_of_the_training
     assert set(table.index) >= {*utils.ARMS, utils.FROZEN} and len(table) == 7
     assert table.run[utils.FROZEN] == table.run[utils.ARMS[0]] != table.run[utils.ARMS[1]]
     assert table.macro_f1[utils.ARMS[0]] > 0.5
+
+
+def test_a_run_cut_off_between_any_two_rows_ends_with_all_of_them(command, run, tmp_path, monkeypatch):
+    assert run("--is_pretrain", "--kmeans", "--recipe", "scpretrain2") == 0
+    assert command("--clf", "lr", "--datasets", "Mouse_A") == 0
+    whole, write = utils.read_results(tmp_path / "lr.csv"), utils.ResultTable.write
+    for rows in range(1, len(whole)):
+        (tmp_path / "lr.csv").unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(utils.ResultTable, "write", cut_off(write, rows))
+            assert command("--clf", "lr", "--datasets", "Mouse_A") == 130
+        assert command("--clf", "lr", "--datasets", "Mouse_A") == 0
+        again = utils.read_results(tmp_path / "lr.csv")
+        assert sorted(zip(again.arm, again.seed, strict=True)) == sorted(zip(whole.arm, whole.seed, strict=True)), rows
 
 
 def test_without_a_checkpoint_the_command_that_makes_it_is_named(corpus, tmp_path, capsys):
