@@ -21,6 +21,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -40,6 +41,7 @@ import numpy as np
 import pandas as pd
 import torch
 from test_annotate import few, world
+from tqdm import tqdm
 
 import utils
 from stages import reduce
@@ -191,6 +193,7 @@ def _child(
         os.chdir(folder)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.alarm(HANGS)
+        tqdm.set_lock(threading.RLock())  # its own is one for all forks: one killed within it would stop the others
         seen = {"change": 0, "rename": 0}
 
         def hook(event: str, args: tuple) -> None:
