@@ -13,12 +13,13 @@ from scipy.sparse import csr_matrix
 from annotation import confidence, road, saved, write_h5ad
 from annotation import labeller as learn
 from annotation.calling import Calling
+from annotation.encoder import ON_THE_SPOT, with_own_map
 from annotation.labeller import Embedder, Fitted, Labeller, Learnt
 from annotation.lessons import CELLS, Lessons
 from annotation.outcome import centres_of
 from annotation.strange import Places, Strange
 from annotation.wishes import Wishes
-from annotation.work import ON_THE_SPOT, Centres, Work, doubts, embedder_of, pretrain_here
+from annotation.work import Centres, Work, doubts
 from files import fingerprint, whole
 from reading import source as q
 from reading.source import Source
@@ -242,9 +243,8 @@ def taught(path: Path, words: dict, arrays: dict[str, np.ndarray], cells: Source
     )
     model = learn.teach(cells, embedder, classes, lessons, error=wishes.unknown, seed=wishes.seed)
     existing = cells.labels(wishes.label_key, wishes.unlabeled)
-    if words["work"]["settings"]["checkpoint"].startswith(ON_THE_SPOT) and len(cells) >= road.FEW:
-        shown = pretrain_here([cells], q.shared_genes([cells]), wishes.seed, what=f"a map of {cells.name} alone")
-        model = replace(model, shown=embedder_of(shown, own=True))
+    if words["work"]["settings"]["checkpoint"].startswith(ON_THE_SPOT):
+        model = with_own_map(model, cells, wishes.seed)
     warnings = doubts(model, wishes.unknown, cells.name) + cells.warnings
     for sentence in warnings:
         log.warning(sentence)

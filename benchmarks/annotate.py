@@ -42,6 +42,7 @@ from unknown_reference import unknown_reference  # noqa: E402
 import annotate as command  # noqa: E402
 import utils  # noqa: E402
 from annotation import confidence, work, write_h5ad  # noqa: E402
+from annotation.encoder import pretrain_here  # noqa: E402
 from benchmarks.baselines import rotated  # noqa: E402
 from benchmarks.splits import split  # noqa: E402
 from reading import align, catalogue, normalize  # noqa: E402
@@ -222,7 +223,7 @@ def learnt(args, path: Path, encoder: Path):
     table = catalogue.orthologs(args.data_dir, offline=True)
     with contextlib.redirect_stdout(io.StringIO()), q.open_source(path, table) as source:
         if not encoder.exists():  # made without labels: the same whatever type is left out
-            utils.save_checkpoint(encoder, work.pretrain_here([source], source.genes, 0))
+            utils.save_checkpoint(encoder, pretrain_here([source], source.genes, 0))
         wishes = work.Wishes(label_key="cell_type", unlabeled=["Unknown"], unknown=0.05, force=True)
         return work.learn_from(source, [], encoder, wishes).labeller
 

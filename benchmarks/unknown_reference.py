@@ -19,7 +19,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from annotation import foreign, road
 from annotation import labeller as learn
-from annotation.work import pretrain_here
+from annotation.encoder import pretrain_here
 from reading import align, catalogue, normalize
 from reading import source as q
 from reading.cells import Cells, read

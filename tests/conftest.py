@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy and PyTorch are th
 
 import csv
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 import main
+import utils
 from reading.align import ORTHOLOG_FILE
 from simulate import write_cellblast
 
@@ -108,3 +110,17 @@ def cut_off(write, rows: int):
         write(table, row)
 
     return written
+
+
+@contextmanager
+def killed_after(monkeypatch, function: str):
+    """Runs in the block end once utils.`function` (path, content) has written its file."""
+    write = getattr(utils, function)
+
+    def written(path, content):
+        write(path, content)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(utils, function, written)
+        yield

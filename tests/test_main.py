@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import HUMAN, MOUSE, SHARED, draw, write_dataset
+from conftest import HUMAN, MOUSE, SHARED, draw, killed_after, write_dataset
 from scipy.sparse import csr_matrix
 
 import data_loader as data
@@ -292,14 +292,7 @@ def test_the_state_of_another_run_is_refused_and_without_one_it_starts_anew(run,
     flags = ["--is_pretrain", "--kmeans"]
     assert run(*flags, "--resume") == 0
     assert "nothing to resume" in capsys.readouterr().out
-    save = utils.save_state
-
-    def killed(path, content):
-        save(path, content)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(utils, "save_state", killed)
+    with killed_after(monkeypatch, "save_state"):
         assert run(*flags) == 130
     for other in (["--seed", 5], ["--hid", 7], ["--exclude", "Mouse_A"], ["--pca_pt"]):
         assert run(*flags, "--resume", *other) == 2

@@ -1,6 +1,7 @@
 """A run that has finished is known as finished, however it ended.  python -m pytest tests/faults/test_phase2.py"""
 
 import pytest
+from conftest import killed_after
 
 import utils
 
@@ -24,14 +25,7 @@ def killed(run, monkeypatch):
     """Runs a command that ends when its checkpoint is written and its state still there."""
 
     def killed(*flags):
-        save = utils.save_checkpoint
-
-        def saved(path, made):
-            save(path, made)
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(utils, "save_checkpoint", saved)
+        with killed_after(monkeypatch, "save_checkpoint"):
             assert run(*flags) == 130
 
     return killed
@@ -96,14 +90,7 @@ def test_without_resume_a_finished_phase_2_in_place_trains_on_and_phase_1_anew(r
 
 def test_a_third_phase_that_was_killed_goes_on_and_is_not_taken_for_the_second(run, in_place, model, monkeypatch):
     assert run(*in_place) == 0
-    save = utils.save_state
-
-    def killed(path, content):
-        save(path, content)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(utils, "save_state", killed)
+    with killed_after(monkeypatch, "save_state"):
         assert run(*in_place) == 130
     assert utils.load_checkpoint(model).phase == 2 and utils.state_path(model).exists()
     assert run(*in_place, "--resume") == 0
