@@ -25,7 +25,6 @@ from stages import embedding
 from voice import log
 
 ON_THE_SPOT = "made of these cells"  # said of an encoder that is no checkpoint
-SPOT_CELLS = 6_000  # cells of a dataset that an encoder made on the spot is trained on
 
 
 def encoder_for(
@@ -85,7 +84,7 @@ def pretrain_here(
     begin = time.perf_counter()
     matrices = []
     for source in sources:
-        rows = learn.choose_rows(np.full(len(source), -1), SPOT_CELLS, seed)
+        rows = learn.choose_rows(np.full(len(source), -1), embedding.SAMPLE, seed)
         values, empty = source.log(source.take(rows))
         matrices.append(align.align(values[~empty], source.genes, genes))
     matrices = [matrix for matrix in matrices if matrix.shape[0] > 1]

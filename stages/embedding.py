@@ -17,9 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from stages import directions, reduce
 
-DIMENSIONS = (
-    15  # of a dataset's own map that tell its types: kNN from 5 labels .883 with 10 or 15, .877 with 20, .868 with 30
-)
+DIMENSIONS = 15  # kNN from 5 labels .883 with 10 or 15, .877 with 20, .868 with 30
 NEIGHBOURS = 10  # cells whose mean must agree with a cell, for a gene to carry signal
 POINTS = 20  # principal components in which neighbours are found
 FLOOR = 0.005  # signal share that every gene is granted
